@@ -1,0 +1,107 @@
+"""Where store statements run: synchronous functions of a SQLAlchemy Core connection, inside one transaction.
+
+On SQLite they run in the process's writer thread, together with everything else that waits there (one commit for
+all); reads have threads of their own. The same functions run on PostgreSQL through `AsyncConnection.run_sync`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from livetape.errors import StoreError, StoreUnavailableError
+
+T = TypeVar("T")
+
+
+class Database(ABC):
+    """Runs units of work."""
+
+    @abstractmethod
+    async def write(self, unit: Callable[[Connection], T]) -> T:
+        """Run it in a transaction; returns after the commit. An exception of the unit rolls it back.
+
+        Raises:
+            StoreUnavailableError: nothing of it was written.
+        """
+
+    @abstractmethod
+    async def read(self, unit: Callable[[Connection], T]) -> T:
+        """Run it on one consistent state of the database. It must not write."""
+
+    @abstractmethod
+    def write_now(self, unit: Callable[[Connection], T]) -> T:
+        """Like `write`, ahead of everything that waits, for threads that are no event loop. Blocks."""
+
+
+class UnitWriter(Protocol):
+    """What is needed of the writer thread."""
+
+    def submit(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> Future[T]: ...
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T: ...
+
+
+class UnitReader(Protocol):
+    """What is needed of the reading threads."""
+
+    async def run(self, read: Callable[[sqlite3.Connection], T]) -> T: ...
+
+
+class SqliteDatabase(Database):
+    """Units in the writer thread. Commits belong to the writer: SQLAlchemy never begins or ends a transaction."""
+
+    def __init__(self, writer: UnitWriter, readers: UnitReader) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._local = threading.local()
+        # Its own unit, alone: the first connect of an engine rolls back what is open on the connection.
+        self._write_connection = writer.submit(_core_connection).result()
+
+    async def write(self, unit: Callable[[Connection], T]) -> T:
+        try:
+            return await self._writer.run(lambda _: unit(self._write_connection))
+        except (sqlite3.Error, DatabaseError) as error:
+            raise _mapped(error) from error
+
+    def write_now(self, unit: Callable[[Connection], T]) -> T:
+        try:
+            return self._writer.submit(lambda _: unit(self._write_connection), urgent=True).result()
+        except (sqlite3.Error, DatabaseError) as error:
+            raise _mapped(error) from error
+
+    async def read(self, unit: Callable[[Connection], T]) -> T:
+        def run(raw: sqlite3.Connection) -> T:
+            connection: Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = _core_connection(raw)
+            raw.execute("BEGIN")
+            try:
+                return unit(connection)
+            finally:
+                raw.execute("ROLLBACK")
+
+        try:
+            return await self._readers.run(run)
+        except (sqlite3.Error, DatabaseError) as error:
+            raise _mapped(error) from error
+
+
+def _core_connection(raw: sqlite3.Connection) -> Connection:
+    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+    return engine.connect()
+
+
+def _mapped(error: sqlite3.Error | DatabaseError) -> StoreError:
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    if isinstance(error, OperationalError | sqlite3.OperationalError):
+        return StoreUnavailableError(f"the database cannot be used: {cause}")
+    return StoreError(f"the database failed: {cause}")

@@ -1,0 +1,47 @@
+"""Bring a database to the version of this code."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, inspect, text
+
+from livetape.errors import StoreError
+
+HEAD: Final = "0001"
+"""The newest revision. Kept here so that a start with nothing to do need not load Alembic; a test compares."""
+
+
+def revision(db: Connection) -> str | None:
+    """The database's revision; None for an empty database."""
+    if not inspect(db).has_table("alembic_version"):
+        return None
+    found = db.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def migrate(db: Connection) -> bool:
+    """Upgrade to HEAD inside the caller's transaction; returns whether there was anything to do.
+
+    Raises:
+        StoreError: the database was made by a newer version.
+    """
+    before = revision(db)
+    if before == HEAD:
+        return False
+    # Alembic costs a tenth of a second to import; most starts do not need it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "livetape.adapters.sql:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = db
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreError(
+            f"the database has revision {before}, which this version ({HEAD}) does not know: it was made by a newer one"
+        ) from error
+    return True

@@ -1,0 +1,249 @@
+"""The EventLog on SQLite. Stdlib only: the event library's durable default.
+
+The tables `tape` and `event` are also written by the platform's store, in the transactions that change the state of
+an execution; there the migrations make them (`adapters/sql/tables.py`), and a test holds both definitions alike.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+from livetape.adapters.sqlite.readers import Readers
+from livetape.adapters.sqlite.writer import Writer
+from livetape.clock import Clock, SystemClock, new_epoch
+from livetape.errors import LogError, LogUnavailableError, NotFoundError, PositionLostError, TapeHoleError
+from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
+
+T = TypeVar("T")
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tape (
+    id INTEGER NOT NULL PRIMARY KEY,
+    name VARCHAR NOT NULL UNIQUE,
+    owner VARCHAR,
+    graph_id VARCHAR,
+    channel VARCHAR NOT NULL,
+    epoch VARCHAR NOT NULL,
+    last_number INTEGER NOT NULL,
+    first_number INTEGER NOT NULL,
+    final BOOLEAN NOT NULL,
+    fence INTEGER,
+    published INTEGER,
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS tape_unpublished ON tape (id) WHERE published < last_number;
+CREATE TABLE IF NOT EXISTS event (
+    tape_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    event_type VARCHAR NOT NULL,
+    payload BLOB NOT NULL,
+    final BOOLEAN NOT NULL,
+    time BIGINT NOT NULL,
+    idempotency_key VARCHAR,
+    PRIMARY KEY (tape_id, number)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS event_idempotency
+    ON event (tape_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+"""
+
+_TAPE_COLUMNS: Final = "id, name, owner, graph_id, channel, epoch, last_number, first_number, final"
+_UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def create_schema(connection: sqlite3.Connection) -> None:
+    """Make the tables where they are missing. For uses of the log without the platform's migrations."""
+    for statement in SCHEMA.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+class SqliteEventLog(EventLog):
+    """Tapes in a SQLite file, written through the process's one writer thread."""
+
+    def __init__(self, writer: Writer, readers: Readers, *, clock: Clock | None = None) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._clock = clock or SystemClock()
+
+    async def create(
+        self,
+        tape: str,
+        *,
+        owner: str | None,
+        channel: str,
+        graph_id: str | None = None,
+        epoch: str | None = None,
+    ) -> Tape:
+        now = self._now()
+
+        def unit(db: sqlite3.Connection) -> Tape:
+            _insert_tape(db, tape, owner, channel, graph_id, epoch or new_epoch(), now)
+            if owner is not None:
+                db.execute(
+                    "UPDATE tape SET owner = ?, channel = ?, graph_id = ? WHERE name = ? AND owner IS NULL",
+                    (owner, channel, graph_id, tape),
+                )
+            return _tape(_require(db, tape))
+
+        return await self._write(unit)
+
+    async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
+        now = self._now()
+
+        def unit(db: sqlite3.Connection) -> Position:
+            row = _find(db, tape)
+            if row is None:
+                _insert_tape(db, tape, None, "", None, new_epoch(), now)
+                row = _require(db, tape)
+            tape_id, epoch = row[0], row[5]
+            if idempotency_key is not None:
+                before = db.execute(
+                    "SELECT number FROM event WHERE tape_id = ? AND idempotency_key = ?", (tape_id, idempotency_key)
+                ).fetchone()
+                if before is not None:
+                    return Position(epoch, before[0])
+            (number,) = db.execute(
+                "UPDATE tape SET last_number = last_number + 1, final = final OR ? WHERE id = ? RETURNING last_number",
+                (event.final, tape_id),
+            ).fetchone()
+            _insert_event(db, tape_id, number, event, now, idempotency_key)
+            return Position(epoch, number)
+
+        return await self._write(unit)
+
+    async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
+        now = self._now()
+
+        def unit(db: sqlite3.Connection) -> PutResult:
+            row = _find(db, tape)
+            if row is None:
+                raise NotFoundError(f"there is no tape {tape}", tape=tape)
+            tape_id, epoch, last = row[0], row[5], row[6]
+            if epoch != position.epoch:
+                raise PositionLostError("the tape has another epoch", tape=tape, epoch=epoch)
+            if position.offset <= last:
+                return "duplicate"
+            if position.offset != last + 1:
+                raise TapeHoleError("an earlier event is missing", tape=tape, missing_from=last + 1)
+            db.execute(
+                "UPDATE tape SET last_number = ?, final = final OR ? WHERE id = ?",
+                (position.offset, event.final, tape_id),
+            )
+            _insert_event(db, tape_id, position.offset, event, now, None)
+            return "stored"
+
+        return await self._write(unit)
+
+    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+        count = max(0, min(limit, MAX_READ))
+
+        def read(db: sqlite3.Connection) -> list[Entry]:
+            rows = db.execute(
+                "SELECT number, event_type, payload, final, time FROM event"
+                " WHERE tape_id = (SELECT id FROM tape WHERE name = ?) AND number > ? ORDER BY number LIMIT ?",
+                (tape, after, count),
+            )
+            return [
+                Entry(number, event_type, payload, bool(final), _UNIX_EPOCH + time * _MICROSECOND)
+                for number, event_type, payload, final, time in rows
+            ]
+
+        return await self._read(read)
+
+    async def describe(self, tape: str) -> Tape | None:
+        row = await self._read(lambda db: _find(db, tape))
+        return None if row is None else _tape(row)
+
+    async def trim(self, tape: str, *, keep_after: int) -> int:
+        def unit(db: sqlite3.Connection) -> int:
+            row = _find(db, tape)
+            if row is None:
+                return 0
+            upto = min(keep_after, row[6])
+            gone = db.execute("DELETE FROM event WHERE tape_id = ? AND number <= ?", (row[0], upto)).rowcount
+            db.execute("UPDATE tape SET first_number = max(first_number, ?) WHERE id = ?", (upto + 1, row[0]))
+            return gone
+
+        return await self._write(unit)
+
+    async def close(self) -> None:
+        """The writer and the readers belong to whoever opened them."""
+
+    def _now(self) -> int:
+        return (self._clock.now() - _UNIX_EPOCH) // _MICROSECOND
+
+    async def _write(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._writer.run(unit)
+        except sqlite3.Error as error:
+            raise _mapped(error) from error
+
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._readers.run(read)
+        except sqlite3.Error as error:
+            raise _mapped(error) from error
+
+
+def _mapped(error: sqlite3.Error) -> LogError:
+    if isinstance(error, sqlite3.OperationalError):
+        return LogUnavailableError(f"the event log cannot be used: {error}")
+    return LogError(f"the event log failed: {error}")
+
+
+def _find(db: sqlite3.Connection, tape: str) -> tuple[int, str, str | None, str | None, str, str, int, int, int] | None:
+    row: tuple[int, str, str | None, str | None, str, str, int, int, int] | None = db.execute(
+        f"SELECT {_TAPE_COLUMNS} FROM tape WHERE name = ?",  # noqa: S608 - a constant
+        (tape,),
+    ).fetchone()
+    return row
+
+
+def _require(db: sqlite3.Connection, tape: str) -> tuple[int, str, str | None, str | None, str, str, int, int, int]:
+    row = _find(db, tape)
+    assert row is not None
+    return row
+
+
+def _insert_tape(
+    db: sqlite3.Connection,
+    tape: str,
+    owner: str | None,
+    channel: str,
+    graph_id: str | None,
+    epoch: str,
+    now: int,
+) -> None:
+    db.execute(
+        "INSERT INTO tape (name, owner, graph_id, channel, epoch, last_number, first_number, final, created_at)"
+        " VALUES (?, ?, ?, ?, ?, 0, 1, 0, ?) ON CONFLICT (name) DO NOTHING",
+        (tape, owner, graph_id, channel, epoch, now),
+    )
+
+
+def _insert_event(
+    db: sqlite3.Connection, tape_id: int, number: int, event: NewEvent, now: int, idempotency_key: str | None
+) -> None:
+    db.execute(
+        "INSERT INTO event (tape_id, number, event_type, payload, final, time, idempotency_key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (tape_id, number, event.event_type, event.payload, event.final, now, idempotency_key),
+    )
+
+
+def _tape(row: tuple[int, str, str | None, str | None, str, str, int, int, int]) -> Tape:
+    _, name, owner, graph_id, channel, epoch, last, first, final = row
+    return Tape(
+        name=name,
+        owner=owner,
+        graph_id=graph_id,
+        channel=channel,
+        epoch=epoch,
+        offset=last,
+        first_offset=first,
+        final=bool(final),
+    )

@@ -1,0 +1,193 @@
+"""The one thread of a process that writes to a SQLite file.
+
+Units of work are functions of a connection. Everything that waits when the thread becomes free shares one commit
+(group commit), each unit under its own savepoint, so that a failing unit takes nobody with it. A unit is
+acknowledged after the commit that holds it, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from livetape.errors import ClosedError
+
+T = TypeVar("T")
+
+MAX_GROUP: Final = 512
+
+# NORMAL in WAL mode: a commit survives the death of the process; after a loss of power the newest commits may be
+# missing, but the file is sound. FULL survives that too, at about a tenth of the speed.
+Durability = Literal["NORMAL", "FULL"]
+
+
+def connect(path: Path, *, durability: Durability = "NORMAL", read_only: bool = False) -> sqlite3.Connection:
+    """A connection with the settings that every use of the file shares. Raises sqlite3.Error."""
+    # autocommit on the driver's side: BEGIN and COMMIT are written out where they belong
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    try:
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+        else:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA synchronous={durability}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA cache_size=-16384")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+class Writer:
+    """Owns the writing connection. `submit` may be called from any thread, `run` from any event loop."""
+
+    def __init__(self, path: Path, *, durability: Durability = "NORMAL") -> None:
+        self.path = path
+        self._durability: Durability = durability
+        self._units: deque[tuple[Callable[[sqlite3.Connection], Any], _Waiter]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._work, name="livetape-sqlite-writer", daemon=True)
+        self.commits = 0
+        self.units = 0
+
+    def open(self) -> None:
+        """Start the thread and open the file. Raises sqlite3.Error when that fails."""
+        self._thread.start()
+        self._opened.result()
+
+    def submit(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> Future[T]:
+        """Run the unit in the writer thread; the future has its result after the commit.
+
+        Urgent units (lease renewals) go ahead of all that wait.
+        """
+        future: Future[T] = Future()
+        self._put(unit, future, urgent)
+        return future
+
+    async def run(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T:
+        """`submit` for a coroutine. Cancelling it does not take the unit back."""
+        waiter: _LoopWaiter = _LoopWaiter(asyncio.get_running_loop())
+        self._put(unit, waiter, urgent)
+        result: T = await waiter.future
+        return result
+
+    def _put(self, unit: Callable[[sqlite3.Connection], Any], waiter: _Waiter, urgent: bool) -> None:
+        with self._wake:
+            if self._closing:
+                raise ClosedError("the database writer is closed")
+            if urgent:
+                self._units.appendleft((unit, waiter))
+            else:
+                self._units.append((unit, waiter))
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Finish what waits, then close the file. Idempotent."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            connection = connect(self.path, durability=self._durability)
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        try:
+            while True:
+                with self._wake:
+                    while not self._units and not self._closing:
+                        self._wake.wait()
+                    group = [self._units.popleft() for _ in range(min(len(self._units), MAX_GROUP))]
+                if not group:
+                    return
+                self._commit(connection, group)
+        finally:
+            connection.close()
+
+    def _commit(
+        self,
+        connection: sqlite3.Connection,
+        group: list[tuple[Callable[[sqlite3.Connection], Any], _Waiter]],
+    ) -> None:
+        outcomes: list[tuple[_Waiter, Any, BaseException | None]] = []
+        alone = len(group) == 1
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for unit, waiter in group:
+                if not alone:
+                    connection.execute("SAVEPOINT unit")
+                try:
+                    outcomes.append((waiter, unit(connection), None))
+                except Exception as error:  # it belongs to the caller of this unit
+                    outcomes.append((waiter, None, error))
+                    if alone:
+                        connection.execute("ROLLBACK")
+                    else:
+                        connection.execute("ROLLBACK TO unit")
+                if not alone:
+                    connection.execute("RELEASE unit")
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            # a unit that failed by itself keeps its own error
+            failed = {id(waiter): own for waiter, _, own in outcomes if own is not None}
+            outcomes = [(waiter, None, failed.get(id(waiter), error)) for _, waiter in group]
+        self.commits += 1
+        self.units += len(group)
+        _resolve(outcomes)
+
+
+class _LoopWaiter:
+    """A waiting coroutine: woken in its loop, all waiters of one loop by one call."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+
+
+_Waiter = _LoopWaiter | Future[Any]
+
+
+def _resolve(outcomes: list[tuple[_Waiter, Any, BaseException | None]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+    for waiter, result, error in outcomes:
+        if isinstance(waiter, _LoopWaiter):
+            by_loop.setdefault(waiter.loop, []).append((waiter.future, result, error))
+        elif not waiter.set_running_or_notify_cancel():
+            continue
+        elif error is not None:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(result)
+    for loop, settled in by_loop.items():
+        # a loop that was closed while its unit was written: nobody waits any more
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, settled)
+
+
+def _settle(settled: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, result, error in settled:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

@@ -1,0 +1,153 @@
+"""What a request body may be: how large, how deep, and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from livetape.api.errors import ApiError, error_response, problem_of_http
+from livetape.errors import CodecError
+from livetape.events.codec import encode_payload
+
+MAX_DEPTH: Final = 200
+"""Levels of nesting: the limit of the parser, and below that of the serialiser, so that what is taken can be given."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# only a number with so many digits can be beyond the range of a float
+_LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
+
+
+class BodyLimit:
+    """Refuses bodies over the limit with 413: by their announced length, or while they are being read."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self.max_bytes:
+            problem = problem_of_http(too_large(self.max_bytes))
+            await error_response(scope, problem)(scope, receive, send)
+            return
+        taken = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal taken
+            message = await receive()
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken > self.max_bytes:
+                    raise too_large(self.max_bytes)
+            return message
+
+        await self.app(scope, receive_within_limit, send)
+
+
+def too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The body is larger than {max_bytes} bytes",
+        hint="Send less, or put large values in a file and send its name.",
+        headers={"Connection": "close"},  # what is left of the body is not read
+    )
+
+
+class JsonRequest(Request):
+    """A request whose body has been read as strict JSON."""
+
+    def __init__(self, scope: Scope, receive: Receive, value: Any, raw: bytes) -> None:
+        super().__init__(scope, receive)
+        self._value = value
+        self._raw = raw
+
+    async def body(self) -> bytes:
+        return self._raw
+
+    async def json(self) -> Any:
+        return self._value
+
+
+class JsonRoute(APIRoute):
+    """A route whose body, if it takes one, must be JSON and say so."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        if self.body_field is None:
+            return answer
+
+        async def handler(request: Request) -> Response:
+            raw = await request.body()
+            if not raw:
+                return await answer(request)
+            if not _is_json(request.headers.get("content-type", "")):
+                raise ApiError(
+                    415,
+                    "The body must be JSON",
+                    hint="Send the header `Content-Type: application/json`.",
+                    headers={"Accept-Post": "application/json"} if request.method == "POST" else None,
+                )
+            return await answer(JsonRequest(request.scope, request.receive, parse_json(raw), raw))
+
+        return handler
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a request body.
+
+    Not taken: NaN and infinities, numbers beyond the range of a float, more than 200 levels. A lone surrogate becomes
+    literal backslash text, as everywhere in livetape: it never costs the event.
+
+    Raises:
+        RequestValidationError: with the place of the fault.
+    """
+    try:
+        try:
+            value = from_json(raw, allow_inf_nan=False)
+        except ValueError:
+            if not _SURROGATE.search(raw):
+                raise
+            text, _ = encode_payload({"value": json.loads(raw)})
+            value = from_json(text, allow_inf_nan=False)["value"]
+        if _LARGE_NUMBER.search(raw) and _has_infinity(value):
+            raise ValueError("number out of range")
+    except (ValueError, RecursionError, CodecError) as error:
+        reason = str(error)
+        if isinstance(error, RecursionError) or "recursion limit" in reason:
+            reason = f"nested more than {MAX_DEPTH} levels deep"
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body",), "msg": f"JSON decode error: {reason}"}]
+        ) from None
+    return value
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def _has_infinity(value: Any) -> bool:
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            return True
+    return False

@@ -1,0 +1,120 @@
+"""What the REST interface is given. It knows these shapes and nothing of who fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from livetape.engine.graph import Graph, GraphMeta, GraphModel
+from livetape.events.executions import GraphExecution, GraphExecutionMeta, NodeExecutionResult
+from livetape.events.log import Position, Tape
+
+
+class Graphs(Protocol):
+    """The graphs of the users. Every method sees only the user's own."""
+
+    async def create(self, user_id: str, graph: Graph) -> GraphModel: ...
+
+    async def update(self, user_id: str, graph_id: str, graph: Graph) -> GraphModel: ...
+
+    async def get(self, user_id: str, graph_id: str, version: int | None = None) -> GraphModel: ...
+
+    async def list(self, user_id: str) -> list[GraphMeta]: ...
+
+    async def versions(self, user_id: str, graph_id: str) -> Sequence[GraphModel]: ...
+
+    async def set_active(self, user_id: str, graph_id: str, version: int) -> None: ...
+
+    async def delete(self, user_id: str, graph_id: str) -> int: ...
+
+
+class Started(Protocol):
+    """What a start gave. `replayed`: an earlier request with the same idempotency key had started it."""
+
+    @property
+    def execution(self) -> GraphExecutionMeta: ...
+
+    @property
+    def stream(self) -> Position: ...
+
+    @property
+    def replayed(self) -> bool: ...
+
+
+class Snapshot(Protocol):
+    """One execution as it stood at `stream` or later."""
+
+    @property
+    def execution(self) -> GraphExecution: ...
+
+    @property
+    def node_executions(self) -> list[NodeExecutionResult]: ...
+
+    @property
+    def stream(self) -> Position: ...
+
+
+class Executions(Protocol):
+    """The executions of the users. Every method sees only the user's own."""
+
+    async def start(
+        self,
+        user_id: str,
+        graph_id: str,
+        version: int | None,
+        inputs: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started: ...
+
+    async def get(self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None) -> Snapshot: ...
+
+    async def list(
+        self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
+    ) -> tuple[list[GraphExecutionMeta], int]: ...
+
+    async def stop(
+        self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0
+    ) -> GraphExecutionMeta: ...
+
+
+class Jobs(Protocol):
+    """The tapes of background jobs."""
+
+    async def publish(
+        self,
+        user_id: str,
+        job_id: str,
+        event_type: str,
+        data: Any,
+        *,
+        timestamp: str | None = None,
+        idempotency_key: str | None = None,
+        is_admin: bool = False,
+    ) -> Position: ...
+
+
+class Tapes(Protocol):
+    """The part of the event log that answers whose a tape is."""
+
+    async def describe(self, tape: str) -> Tape | None: ...
+
+
+class EventStreams(Protocol):
+    """Answers with the events of a tape: a JSON page, server-sent events or lines, as the request asks.
+
+    Whether the caller may read the tape has been checked; who it is stands in `request.state.principal`.
+    """
+
+    async def __call__(self, request: Request, tape: Tape) -> Response: ...
+
+
+Readiness: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
+"""Returns what is still missing before this process can serve; nothing when it is ready."""
+
+MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
+"""Returns the metrics of this process and their content type."""

@@ -1,0 +1,370 @@
+"""Who is calling: tokens to principals. No framework, no I/O; the gateway and the API ask the same `Authenticator`."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import jwt
+
+from livetape.clock import Clock, SystemClock
+from livetape.errors import ConfigError, NotAuthorizedError, TokenExpiredError, UnauthenticatedError
+
+DEFAULT_USER_ID: Final = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
+"""The user of every call while authentication is off, and of the owner of a development machine."""
+
+ADMIN_ROLE: Final = "admin"
+MIN_KEY_BYTES: Final = 32
+LONGEST_DIGEST_BYTES: Final = 64
+MAX_TOKEN_CHARS: Final = 16 * 1024
+LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Refusal: TypeAlias = Literal["missing", "no_user", "invalid", "expired"]
+"""Why a caller is not known; stands in the error's context as `reason`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is acting. `expires_at` is None when the right to act does not end by itself."""
+
+    user_id: str
+    role: str = ""
+    expires_at: datetime | None = None
+    token_id: str | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the token says so (claim `role`)."""
+        return self.role == ADMIN_ROLE
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The signed-in user as the seed's dependencies give it."""
+
+    user_id: str
+    email: str
+    phone_number: str
+    role: str
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """From the claims of a verified token."""
+        return cls(
+            user_id=str(payload["sub"]),
+            email=str(payload.get("email") or ""),
+            phone_number=str(payload.get("phone") or ""),
+            role=str(payload.get("role") or ""),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOptions:
+    """How tokens are checked. One algorithm is pinned: what a token's own header says is never followed."""
+
+    verify_key: str = field(repr=False)
+    algorithm: str = "HS256"
+    audience: str = "authenticated"
+    leeway_seconds: float = 5.0
+
+
+def check_key(options: TokenOptions) -> list[str]:
+    """What is weak about the key, as sentences for the log. An empty list is good.
+
+    Raises:
+        ConfigError: no key, or an algorithm that cannot be used.
+    """
+    if not options.verify_key.strip():
+        raise ConfigError("there is no key to check tokens with", fix="set JWT_VERIFY_KEY")
+    if options.algorithm not in jwt.algorithms.get_default_algorithms() or options.algorithm == "none":
+        raise ConfigError(
+            f"tokens cannot be signed with {options.algorithm!r}", fix="set JWT_SIGN_ALGORITHM, for instance to ES256"
+        )
+    try:
+        jwt.algorithms.get_default_algorithms()[options.algorithm].prepare_key(options.verify_key)
+    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"this key cannot check {options.algorithm} tokens",
+            because="it is of another kind",
+            fix="HS algorithms take a secret, all others a public key in PEM form",
+        ) from error
+    found: list[str] = []
+    if options.algorithm.startswith("HS"):
+        if len(options.verify_key.encode()) < MIN_KEY_BYTES:
+            found.append(f"the key for tokens is weak: use at least {MIN_KEY_BYTES} random bytes")
+        found.append(
+            f"{options.algorithm} is symmetric: whoever can check tokens can also make them; "
+            "with several services prefer ES256"
+        )
+    return found
+
+
+class TokenVerifier:
+    """Turns a JWT into a `Principal`. Safe for concurrent use."""
+
+    def __init__(self, options: TokenOptions, clock: Clock | None = None) -> None:
+        check_key(options)
+        self._options = options
+        self._clock = clock or SystemClock()
+        # PyJWT warns at every decode with a short key; `check_key` has said so once.
+        self._is_short = options.algorithm.startswith("HS") and len(options.verify_key.encode()) < LONGEST_DIGEST_BYTES
+
+    def __repr__(self) -> str:
+        return f"TokenVerifier({self._options.algorithm})"
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that is genuine, meant for us and valid now.
+
+        Raises:
+            TokenExpiredError: "Token has expired".
+            UnauthenticatedError: "Invalid token: …".
+        """
+        if len(token) > MAX_TOKEN_CHARS:
+            raise _invalid("Token is too long")
+        try:
+            claims = self._decode(token)
+        except jwt.InvalidTokenError as error:
+            raise _invalid(str(error)) from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise _invalid("Token cannot be read") from None
+        self._check_times(claims)
+        return claims
+
+    def verify(self, token: str) -> Principal:
+        """The principal that a token stands for.
+
+        Raises:
+            TokenExpiredError: "Token has expired".
+            UnauthenticatedError: "Invalid token: …", or "User ID not found in token" (reason "no_user").
+        """
+        claims = self.claims(token)
+        user_id = claims.get("sub")
+        if not isinstance(user_id, str) or not user_id:
+            raise UnauthenticatedError("User ID not found in token", reason="no_user")
+        role, token_id = claims.get("role"), claims.get("jti")
+        return Principal(
+            user_id,
+            role=role if isinstance(role, str) else "",
+            expires_at=_moment(claims.get("exp")),
+            token_id=token_id if isinstance(token_id, str) else None,
+        )
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        options = self._options
+        with _quiet() if self._is_short else nullcontext():
+            return jwt.decode(
+                token,
+                options.verify_key,
+                algorithms=[options.algorithm],
+                audience=options.audience,
+                # Times are checked below, by the clock that we were given.
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+
+    def _check_times(self, claims: Mapping[str, Any]) -> None:
+        now, leeway = self._clock.now().timestamp(), self._options.leeway_seconds
+        for name in ("exp", "nbf", "iat"):
+            value = claims.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+                raise _invalid(f"The claim {name} must be a number")
+            if name == "exp":
+                if value <= now - leeway:
+                    raise TokenExpiredError(reason="expired")
+            elif value > now + leeway:
+                raise _invalid(f"The token is not yet valid ({name})")
+
+
+def issue_token(
+    key: str,
+    *,
+    user_id: str,
+    now: datetime,
+    ttl: timedelta,
+    role: str = "user",
+    algorithm: str = "HS256",
+    audience: str = "authenticated",
+    token_id: str | None = None,
+) -> str:
+    """A signed token for this user.
+
+    Raises:
+        ConfigError: the key cannot sign with this algorithm, or is too weak to do so.
+    """
+    if algorithm.startswith("HS") and len(key.encode()) < MIN_KEY_BYTES:
+        raise ConfigError(
+            f"the key for tokens is weak: it needs at least {MIN_KEY_BYTES} bytes", fix="set a longer JWT_VERIFY_KEY"
+        )
+    claims: dict[str, Any] = {
+        "sub": user_id,
+        "role": role,
+        "aud": audience,
+        "iat": int(now.timestamp()),
+        "exp": int((now + ttl).timestamp()),
+    }
+    if token_id is not None:
+        claims["jti"] = token_id
+    try:
+        with _quiet():
+            return jwt.encode(claims, key, algorithm=algorithm)
+    except (jwt.PyJWTError, AttributeError, ValueError, TypeError) as error:  # a public key has no `sign`
+        raise ConfigError(
+            f"cannot sign a token with {algorithm}",
+            because="the key is of another kind",
+            fix="sign with the private key; a public key only checks",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFacts:
+    """What is known of a caller before it is believed.
+
+    `peer` is the IP address of the other end of the connection, `host` and `origin` are the headers of these names.
+    `forwarded`: a proxy stands in between (any of `Forwarded`, `X-Forwarded-For`, `X-Real-IP`).
+    """
+
+    token: str | None = field(default=None, repr=False)
+    host: str | None = None
+    origin: str | None = None
+    peer: str | None = None
+    forwarded: bool = False
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], peer: str | None, token: str | None = None) -> Self:
+        """From headers with lower-case names. Without `token`, `Authorization: Bearer …` is looked at."""
+        if token is None:
+            scheme, _, value = headers.get("authorization", "").partition(" ")
+            token = value.strip() if scheme.lower() == "bearer" else None
+        return cls(
+            token=token or None,
+            host=headers.get("host"),
+            origin=headers.get("origin"),
+            peer=peer,
+            forwarded=any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip")),
+        )
+
+
+class OriginPolicy:
+    """Which web pages may call. A caller that is no page (no `Origin` header) always may.
+
+    A page may call the host that it came from, and those listed: exact origins, or `regex:<pattern>` for a full match.
+
+    Raises:
+        ConfigError: a pattern that cannot be compiled.
+    """
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self._exact = frozenset(entry.rstrip("/").lower() for entry in allowed if not entry.startswith("regex:"))
+        try:
+            patterns = [re.compile(entry.removeprefix("regex:")) for entry in allowed if entry.startswith("regex:")]
+        except re.error as error:
+            raise ConfigError(f"an allowed origin is no regular expression: {error}") from error
+        self._patterns = tuple(patterns)
+
+    def permits(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of this origin may call a server that it reached under this host name."""
+        if origin is None:
+            return True
+        origin = origin.lower()
+        if host and origin in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            return True
+        return origin in self._exact or any(pattern.fullmatch(origin) for pattern in self._patterns)
+
+
+class Authenticator:
+    """Decides who a caller is, for every way in.
+
+    - `verifier`: tokens are checked by it. A token that was sent and is bad is refused in every mode but the next.
+    - `enable_auth=False`: everybody is the default user.
+    - `dev_user=True` (set only on a loopback bind): a caller without a token is the default user when it is on this
+      machine, came by a name of this machine (`Host`), through no proxy, and is no page of another site.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier | None,
+        *,
+        enable_auth: bool = True,
+        dev_user: bool = False,
+        allowed_hosts: Sequence[str] = (),
+        origins: OriginPolicy | None = None,
+    ) -> None:
+        if enable_auth and verifier is None:
+            raise ConfigError("there is no key to check tokens with", fix="set JWT_VERIFY_KEY")
+        self._verifier = verifier
+        self._dev_user = dev_user
+        self._hosts = LOCAL_HOSTS | {host.lower().strip("[]") for host in allowed_hosts}
+        self.auth_enabled = enable_auth
+        self.origins = origins or OriginPolicy()
+
+    def authenticate(self, facts: ConnectionFacts) -> Principal:
+        """The caller.
+
+        Raises:
+            UnauthenticatedError: no token, or one that does not hold; context `reason` (see `Refusal`) says why.
+            TokenExpiredError: its time is over.
+            NotAuthorizedError: a page of a foreign site tried to act without a token.
+        """
+        if not self.auth_enabled:
+            return self._default_user(facts)
+        if facts.token is not None and self._verifier is not None:
+            return self._verifier.verify(facts.token)
+        if self._dev_user and self._is_own_machine(facts):
+            return self._default_user(facts)
+        raise UnauthenticatedError(reason="missing")
+
+    def _default_user(self, facts: ConnectionFacts) -> Principal:
+        # Nothing secret was sent, so a browser may have been sent here by anybody's page.
+        if not self.origins.permits(facts.origin, facts.host):
+            raise NotAuthorizedError("This origin may not call without a token")
+        return Principal(DEFAULT_USER_ID, role=ADMIN_ROLE)
+
+    def _is_own_machine(self, facts: ConnectionFacts) -> bool:
+        return not facts.forwarded and _is_loopback(facts.peer) and host_name(facts.host) in self._hosts
+
+
+def host_name(host: str | None) -> str:
+    """The name in a `Host` header, in lower case, without port and brackets; empty when it is none."""
+    try:
+        return urlsplit(f"//{host or ''}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(peer: str | None) -> bool:
+    try:
+        address = ipaddress.ip_address(peer or "")
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+def _invalid(why: str) -> UnauthenticatedError:
+    return UnauthenticatedError(f"Invalid token: {why}", reason="invalid")
+
+
+def _moment(exp: object) -> datetime | None:
+    if not isinstance(exp, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(exp, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None  # beyond the calendar
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+        yield

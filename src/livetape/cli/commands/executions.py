@@ -1,0 +1,88 @@
+"""`livetape executions`: list, show, stop."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from livetape.cli.client import Client, with_client
+from livetape.cli.errors import CommandError
+from livetape.cli.graphs import find_graph
+from livetape.cli.options import Duration, app_of, target_options
+from livetape.cli.render import compact, duration, output_lines, reason, table
+
+
+@click.group("executions")
+def command() -> None:
+    """List, show and stop executions."""
+
+
+@command.command("list")
+@click.option("--graph", metavar="GRAPH", help="Only those of this graph, an id or a name.")
+@click.option("--limit", type=click.IntRange(1, 100), default=25, help="How many, the newest first.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table")
+@target_options
+@click.pass_context
+def list_executions(ctx: click.Context, graph: str | None, limit: int, output: str) -> None:
+    """List executions, the newest first."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        if graph is None:
+            return list(await client.get("/api/executions"))[:limit]
+        found = await find_graph(client, graph)
+        page = await client.get(f"/api/graphs/{quote(found['id'], safe='')}/executions", page=1, page_size=limit)
+        return list(page["executions"])
+
+    items = with_client(app_of(ctx), work)
+    if output == "json":
+        click.echo(compact(items))
+        return
+    rows = []
+    for item in items:
+        seconds = (item.get("stats") or {}).get("duration")
+        took = duration(seconds) if seconds else "-"
+        rows.append((item["id"], item["status"], str(item.get("started_at") or "-"), took, item["graph_id"]))
+    for text in table(("ID", "STATUS", "STARTED", "TOOK", "GRAPH"), rows):
+        click.echo(text)
+
+
+@command.command("show")
+@click.argument("execution")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text")
+@target_options
+@click.pass_context
+def show(ctx: click.Context, execution: str, output: str) -> None:
+    """Show EXECUTION: its status and outputs."""
+
+    async def work(client: Client) -> Any:
+        found = await client.find_execution(execution)
+        return await client.execution(found["graph_id"], found["id"])
+
+    item = with_client(app_of(ctx), work)
+    if output == "json":
+        click.echo(compact(item))
+        return
+    app_of(ctx).say(f"{item['status']}  {item['id']}  graph {item['graph_id']}  {reason(item)}".rstrip())
+    for text in output_lines(item.get("outputs") or {}):
+        click.echo(text)
+
+
+@command.command("stop")
+@click.argument("execution")
+@click.option("--wait", type=Duration(), default=10.0, help="Wait so long (15 s at most) for its end.")
+@target_options
+@click.pass_context
+def stop(ctx: click.Context, execution: str, wait: float) -> None:
+    """Stop EXECUTION and print its status."""
+
+    async def work(client: Client) -> Any:
+        found = await client.find_execution(execution)
+        path = f"/api/graphs/{quote(found['graph_id'], safe='')}/executions/{quote(found['id'], safe='')}/stop"
+        return await client.post(f"{path}?wait={min(wait, 15.0):g}")
+
+    item = with_client(app_of(ctx), work)
+    if not item:
+        raise CommandError("conflict", "nothing to stop: it has ended", fix="livetape executions show")
+    click.echo(item["status"])

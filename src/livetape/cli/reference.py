@@ -1,0 +1,148 @@
+"""Writes docs/reference/{cli,settings,errors}.md from the code: `python -m livetape.cli.reference [FOLDER]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from inspect import cleandoc
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from livetape.cli.app import cli
+from livetape.cli.errors import EXIT_CODES, TABLE
+from livetape.settings import Settings
+from livetape.settings.load import FALLBACKS, SECRET_FIELDS, fields, variable_of
+
+PIPE = "\\|"
+NOTE = "<!-- Made by `python -m livetape.cli.reference`; a test fails when it is not fresh. -->"
+
+
+def pages() -> dict[str, str]:
+    """File name -> text of every generated page."""
+    return {"cli.md": cli_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    context = click.Context(cli, info_name="livetape", **cli.context_settings)
+    lines = ["# Command line", NOTE, "", str(cli.help), ""]
+    lines += [
+        "Data goes to standard output, everything else to standard error. `NO_COLOR` turns colours off.",
+        "The server is found by `--url`, else `LIVETAPE_URL`, else the `server.json` of the data folder; the token by",
+        "`--token`, else `LIVETAPE_TOKEN`. On a loopback address no token is needed on the same machine.",
+        "",
+        *_options(cli, context),
+    ]
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        lines += _command(command, click.Context(command, info_name=name, parent=context), 2)
+    lines += ["## Exit codes", "", "| code | meaning |", "| --- | --- |"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    """Every setting."""
+    lines = [
+        "# Settings",
+        NOTE,
+        "",
+        "A setting comes from a flag, else the environment, else the file `livetape.toml` of the working folder",
+        "(another by `--config` or `LIVETAPE_CONFIG`), else its default. In the file, sections are tables:",
+        "`[gateway]`. Lists in the environment are divided by commas. An empty variable counts as not set.",
+        "`livetape config show --show-sources` says where each value came from. A name that is not known is reported",
+        "with the nearest one.",
+        "",
+    ]
+    for section, group in groupby(fields(Settings), lambda item: item[0].rpartition(".")[0]):
+        title = f"`[{section}]`: {Settings.model_fields[section].description}" if section else "General"
+        lines += [f"## {title}", "", "| setting | variable | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [_setting(path, field) for path, field in group]
+        lines.append("")
+    lines.pop()
+    return "\n".join(lines) + "\n"
+
+
+def errors_page() -> str:
+    """Every error code with its remedy."""
+    lines = [
+        "# Errors of the command line",
+        NOTE,
+        "",
+        "Every error has a stable code, says what happened, because of what, where it was set, and what to do.",
+        "`-v` adds the traceback. Where the REST interface has the same error, its `code` is the second column.",
+        "",
+        "| code | name | exit code | what | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f'| <a id="{row.code.lower()}"></a>{row.code} | `{row.key}` | {row.exit} | {row.what} | {row.fix} |'
+        for row in TABLE
+    ]
+    lines += ["", "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(path: str, field: FieldInfo) -> str:
+    default = "" if field.default_factory else f"`{_default(field.default)}`"
+    also = [*FALLBACKS.get(path, ()), *([f"{variable_of(path)}_FILE"] if path in SECRET_FIELDS else [])]
+    extra = f" Also read: {', '.join(f'`{name}`' for name in also)}." if also else ""
+    return f"| `{path}` | `{variable_of(path)}` | {default} | {field.description}{extra} |"
+
+
+def _command(command: click.Command, context: click.Context, level: int) -> Iterator[str]:
+    arguments = [piece for param in command.get_params(context) for piece in param.get_usage_pieces(context)]
+    yield f"{'#' * level} `{' '.join([context.command_path, *arguments])}`"
+    yield ""
+    yield cleandoc(command.help or "")
+    yield ""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _command(child, click.Context(child, info_name=name, parent=context), level + 1)
+        return
+    yield from _options(command, context)
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
+    yield "| option | meaning |"
+    yield "| --- | --- |"
+    for option in sorted(options, key=lambda option: option.name == "help"):
+        name, meaning = option.get_help_record(context) or ("", "")
+        yield (
+            f"| `{name}` | {meaning} |".replace("[", "\\[")
+            .replace("|", "\\|")
+            .replace("\\| ", "| ")
+            .replace(" \\|", " |")
+        )
+    yield ""
+
+
+def _default(value: Any) -> str:
+    if value is None or isinstance(value, SecretStr):
+        return "None"
+    if isinstance(value, tuple):
+        return ",".join(value) or "(none)"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def main(folder: str = "docs/reference") -> None:
+    """Write the pages."""
+    for name, text in pages().items():
+        path = Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

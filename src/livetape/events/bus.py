@@ -1,0 +1,79 @@
+"""The Bus port: live publish/subscribe of bytes, at most once, no memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class BusMessage:
+    """What a subscription yields.
+
+    `gap` is True on a marker without data: messages may have been lost just before it (the subscriber was too slow,
+    or the link to the server was down). A subscriber of durable channels then reads the log from its position.
+    """
+
+    channel: str
+    data: bytes
+    gap: bool = False
+
+
+class Subscription(ABC):
+    """A listener on a changing set of channels and patterns, owned by one task.
+
+    Guarantees: a message published after `add` returned is yielded, in the order of publication per channel, each
+    once even when several patterns match; unless a `gap` marker says otherwise. Memory is bounded: a reader that
+    falls behind loses the oldest messages and gets a gap marker in their place.
+    """
+
+    @abstractmethod
+    async def add(self, *patterns: str) -> None:
+        """Listen to these channels or patterns too. Returns when the bus will deliver them. Idempotent."""
+
+    @abstractmethod
+    async def remove(self, *patterns: str) -> None:
+        """Stop listening to these. Messages already waiting may still be yielded. Unknown ones are ignored."""
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[BusMessage]: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the iteration. Idempotent."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Bus(ABC):
+    """Carries bytes between the processes (or tasks) that watch and those that publish.
+
+    Safe for concurrent use by tasks of one event loop.
+    """
+
+    @abstractmethod
+    async def publish(self, channel: str, data: bytes) -> int:
+        """Deliver to everyone who listens now; returns how many that were (0 is no error).
+
+        Raises:
+            ChannelError: a `*` in the channel.
+            BusUnavailableError: the bus cannot be reached; nothing is known about delivery.
+            ClosedError: after `close`.
+        """
+
+    @abstractmethod
+    async def subscribe(self, *patterns: str) -> Subscription:
+        """A new, independent subscription that is already listening to `patterns`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End all subscriptions. Idempotent."""

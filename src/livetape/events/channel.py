@@ -1,0 +1,132 @@
+"""Channel names of the bus and tape names of the log: build, parse, match. Pure.
+
+A channel is `{bus_name}/{key}`; a key has levels divided by `/`. A tape is `{kind}:{id}`. Every wire name of
+livetape is written in this module and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import quote, unquote
+
+from livetape.errors import ChannelError
+
+EXECUTION_BUS = "execution_event"
+NOTIFICATION_BUS = "notification_event"
+JOB_BUS = "job_event"
+
+MAX_PART_CHARS = 200
+_SAFE = "._~:@|=+-"
+_LEGAL_PART = re.compile(r"[A-Za-z0-9._~:@|=+\-%]+")
+
+
+@lru_cache(maxsize=8192)
+def encode_part(part: str) -> str:
+    """One level of a key as it stands on the wire.
+
+    Characters outside `[A-Za-z0-9._~:@|=+-]` are percent-encoded (a `/` in an id cannot make a new level).
+
+    Raises:
+        ChannelError: empty, longer than 200 characters, or with a `*` (a wildcard when listening, never a name).
+    """
+    if not part or len(part) > MAX_PART_CHARS:
+        raise ChannelError(f"a key part has 1 to {MAX_PART_CHARS} characters, not {len(part)}")
+    if "*" in part:
+        raise ChannelError("a `*` cannot stand in a published key", part=part)
+    return quote(part, safe=_SAFE)
+
+
+def decode_part(part: str) -> str:
+    """The id that `encode_part` was given."""
+    return unquote(part)
+
+
+def encode_pattern_part(part: str) -> str:
+    """Like `encode_part`, but `*` stays a wildcard that matches within this level."""
+    if not part or len(part) > MAX_PART_CHARS:
+        raise ChannelError(f"a key part has 1 to {MAX_PART_CHARS} characters, not {len(part)}")
+    return "*".join(quote(piece, safe=_SAFE) for piece in part.split("*"))
+
+
+def execution_channel(user_id: str, graph_id: str, graph_exec_id: str) -> str:
+    """The channel on which all events of one execution are published."""
+    return f"{EXECUTION_BUS}/{encode_part(user_id)}/{encode_part(graph_id)}/{encode_part(graph_exec_id)}"
+
+
+def execution_pattern(user_id: str, graph_id: str = "*", graph_exec_id: str = "*") -> str:
+    """The channel or pattern for listening to executions; missing levels match everything."""
+    levels = (encode_pattern_part(part) for part in (user_id, graph_id, graph_exec_id))
+    return f"{EXECUTION_BUS}/{'/'.join(levels)}"
+
+
+def job_channel(job_id: str) -> str:
+    """The channel on which the events of one job are published."""
+    return f"{JOB_BUS}/{encode_part(job_id)}"
+
+
+def notification_channel(user_id: str) -> str:
+    """The channel of one user's notifications."""
+    return f"{NOTIFICATION_BUS}/{encode_part(user_id)}"
+
+
+def execution_tape(graph_exec_id: str) -> str:
+    """The tape of one execution."""
+    return f"execution_events:{encode_part(graph_exec_id)}"
+
+
+def graph_tape(graph_id: str) -> str:
+    """The tape of a graph: the graph events of all its executions."""
+    return f"graph_events:{encode_part(graph_id)}"
+
+
+def job_tape(job_id: str) -> str:
+    """The tape of one job (the stream name of the seed's publisher)."""
+    return f"job_events:{encode_part(job_id)}"
+
+
+def split_tape(tape: str) -> tuple[str, str]:
+    """`(kind, decoded id)` of a tape name."""
+    kind, _, identity = tape.partition(":")
+    return kind, decode_part(identity)
+
+
+def is_pattern(channel: str) -> bool:
+    """Whether listening to it may match more than one channel."""
+    return "*" in channel
+
+
+def split_channel(channel: str) -> tuple[str, tuple[str, ...]]:
+    """`(bus_name, decoded levels of the key)`.
+
+    Raises:
+        ChannelError: no `/` in it.
+    """
+    bus, slash, key = channel.partition("/")
+    if not slash or not bus or not key:
+        raise ChannelError("a channel is {bus_name}/{key}", channel=channel)
+    return bus, tuple(decode_part(level) for level in key.split("/"))
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    bus, _, key = pattern.partition("/")
+    if key == "*":  # alone it matches every key of the bus, however many levels it has
+        return re.compile(re.escape(bus) + "/.+", re.DOTALL)
+    return re.compile("[^/]*".join(re.escape(piece) for piece in pattern.split("*")), re.DOTALL)
+
+
+def matches(pattern: str, channel: str) -> bool:
+    """Whether a message on `channel` belongs to a listener of `pattern`.
+
+    `*` matches within one level, also as part of it; the key `*` alone matches every key of the bus
+    (PROTOCOL section 1). A pattern without `*` matches only itself.
+    """
+    if "*" not in pattern:
+        return pattern == channel
+    return _compiled(pattern).fullmatch(channel) is not None
+
+
+def redis_pattern(pattern: str) -> str:
+    """The pattern with the other glob characters of Redis made literal; `*` stays a wildcard."""
+    return re.sub(r"([?\[\]\\^])", r"\\\1", pattern)

@@ -1,0 +1,116 @@
+"""How one event looks to one kind of client: a socket's push, an SSE block, a line of JSON. Pure, bytes only.
+
+Forms compare equal when their bytes are equal, so that all who share one also share what is built with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pydantic_core import to_json
+
+from livetape.events.log import Position
+from livetape.gateway import messages
+from livetape.gateway.messages import TapeEvent
+
+TOO_LARGE: Final = "Event too large"
+TOO_LARGE_CODE: Final = "payload_too_large"
+
+
+class Form(Protocol):
+    """Builds what leaves. None: this client is not sent that."""
+
+    def event(self, event: TapeEvent) -> bytes | None: ...
+
+    def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes: ...
+
+    def replay_complete(self, position: Position) -> bytes | None: ...
+
+    def too_large(self, offset: int | None, epoch: str | None) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SocketForm:
+    """Pushes on a client channel; `channel` is its name as JSON."""
+
+    channel: bytes
+    is_job: bool
+
+    @classmethod
+    def of(cls, channel: str, *, is_job: bool) -> SocketForm:
+        """For the channel of this name."""
+        return cls(to_json(channel), is_job)
+
+    def event(self, event: TapeEvent) -> bytes | None:
+        return messages.event_push(event, self.channel, is_job=self.is_job)
+
+    def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
+        return messages.gap_push(self.channel, first, last, epoch)
+
+    def replay_complete(self, position: Position) -> bytes | None:
+        return messages.replay_complete_push(self.channel, position.offset, position.epoch or None)
+
+    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
+        where = {} if offset is None else {"offset": offset, "epoch": epoch}
+        return messages.error_push(TOO_LARGE, code=TOO_LARGE_CODE, retry=False, channel=self.channel, **where)
+
+
+@dataclass(frozen=True, slots=True)
+class SseForm:
+    """Server-sent events: `id: <epoch>-<offset>`, `event: <event_type>`, `data:` the event's JSON in one line."""
+
+    def event(self, event: TapeEvent) -> bytes | None:
+        head = b"" if event.offset is None else b"id: %b-%d\n" % ((event.epoch or "").encode(), event.offset)
+        return head + _block(event.event_type, one_line(event.payload))
+
+    def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
+        return _block("gap", to_json({"from": first, "to": last, "epoch": epoch}))
+
+    def replay_complete(self, position: Position) -> bytes | None:
+        return None
+
+    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
+        head = b"" if offset is None else b"id: %b-%d\n" % ((epoch or "").encode(), offset)
+        return head + _block("error", to_json({"error": TOO_LARGE, "code": TOO_LARGE_CODE}))
+
+
+@dataclass(frozen=True, slots=True)
+class LinesForm:
+    """NDJSON: one object a line, `{offset, epoch, event_type, data, final?}`."""
+
+    def event(self, event: TapeEvent) -> bytes | None:
+        return event_object(event) + b"\n"
+
+    def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
+        return b'{"event_type":"gap","data":%b}\n' % to_json({"from": first, "to": last, "epoch": epoch})
+
+    def replay_complete(self, position: Position) -> bytes | None:
+        return None
+
+    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
+        error = to_json({"error": TOO_LARGE, "code": TOO_LARGE_CODE})
+        return b'{"offset":%b,"epoch":%b,"event_type":"error","data":%b}\n' % (to_json(offset), to_json(epoch), error)
+
+
+def event_object(event: TapeEvent) -> bytes:
+    """An event as a JSON object in one line, its payload spliced in."""
+    return b'{"offset":%b,"epoch":%b,"event_type":%b,"data":%b%b}' % (
+        to_json(event.offset),
+        to_json(event.epoch),
+        to_json(event.event_type),
+        one_line(event.payload),
+        b',"final":true' if event.final else b"",
+    )
+
+
+def one_line(payload: bytes) -> bytes:
+    """The same JSON without line breaks: outside strings they are white space, inside strings JSON has none."""
+    if b"\n" in payload or b"\r" in payload:
+        return payload.replace(b"\r", b" ").replace(b"\n", b" ")
+    return payload
+
+
+def _block(name: str, data: bytes) -> bytes:
+    safe = name.replace("\r", " ").replace("\n", " ").replace("\0", " ").encode("utf-8", "replace")
+    return b"event: %b\ndata: %b\n\n" % (safe, data)

@@ -1,0 +1,107 @@
+"""Everything that is watched in this process: which message of the bus concerns whom. Pure: no await, no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from livetape.events.codec import Envelope
+from livetape.gateway.messages import Push, TapeEvent
+from livetape.gateway.recovery import Tail
+from livetape.gateway.subjects import Kind
+from livetape.gateway.topic import Topic, TopicKey
+
+GRAPH_UPDATE: Final = "graph_execution_update"
+COMMUNICATION_ERROR: Final = "error_comms_update"
+
+
+class Hub:
+    """All topics of this process, and the sockets of each user."""
+
+    def __init__(self, *, tail_max_events: int, tail_max_bytes: int, max_event_bytes: int) -> None:
+        self._tail_max_events = tail_max_events
+        self._tail_max_bytes = tail_max_bytes
+        self._max_event_bytes = max_event_bytes
+        self._topics: dict[TopicKey, Topic] = {}
+        self._routes: dict[str, list[Topic]] = {}
+        self._listeners: dict[str, set[Callable[[Push], bool]]] = {}
+
+    def topics(self) -> list[Topic]:
+        """All of them, as a copy."""
+        return list(self._topics.values())
+
+    def hold(self, key: TopicKey, pattern: str) -> Topic:
+        """The topic of this key, made when it is not there. To be given back with `release`."""
+        topic = self._topics.get(key)
+        if topic is None:
+            topic = self._topics[key] = Topic(
+                key,
+                pattern,
+                # A tape with an owner was checked before; a channel may itself say whose its events are.
+                proven=key.reader is None or key.subject.channel_proves_owner,
+                tail=Tail(self._tail_max_events, self._tail_max_bytes),
+                max_event_bytes=self._max_event_bytes,
+            )
+            self._routes.setdefault(pattern, []).append(topic)
+        topic.references += 1
+        return topic
+
+    def release(self, topic: Topic) -> bool:
+        """Give it back. True when nobody holds it any more and it is gone."""
+        topic.references -= 1
+        if topic.references > 0 or self._topics.get(topic.key) is not topic:
+            return False
+        del self._topics[topic.key]
+        routes = self._routes[topic.pattern]
+        routes.remove(topic)
+        if not routes:
+            del self._routes[topic.pattern]
+        return True
+
+    def dispatch(self, channel: str, envelope: Envelope) -> list[Topic]:
+        """Hand a message of the bus to whom it concerns; returns the topics whose log has to be read."""
+        if envelope.event_type == COMMUNICATION_ERROR and envelope.offset is None:
+            return self.routed(channel)
+        return [
+            topic
+            for topic in self.routed(channel)
+            if (event := event_for(topic.subject.kind, envelope)) is not None and topic.offer(event)
+        ]
+
+    def routed(self, channel: str) -> list[Topic]:
+        """The topics that a message on this channel concerns."""
+        return [topic for name in candidates(channel) for topic in self._routes.get(name, ())]
+
+    # ---- what goes to every socket of a user -----------------------------------------------------------------------
+
+    def listen(self, channel: str, put: Callable[[Push], bool]) -> None:
+        """Hand over what comes on this channel (a user's notifications)."""
+        self._listeners.setdefault(channel, set()).add(put)
+
+    def unlisten(self, channel: str, put: Callable[[Push], bool]) -> None:
+        """The twin of `listen`."""
+        members = self._listeners.get(channel, set())
+        members.discard(put)
+        if not members:
+            self._listeners.pop(channel, None)
+
+    def notify(self, channel: str, push: Push) -> tuple[int, int]:
+        """Hand a push to the listeners of a channel; returns how many took it and how many had no room."""
+        taken = [put(push) for put in self._listeners.get(channel, ())]
+        return sum(taken), len(taken) - sum(taken)
+
+
+def event_for(kind: Kind, envelope: Envelope) -> TapeEvent | None:
+    """The event as it stands on a tape of this kind; None when it is not on such a tape."""
+    if kind is Kind.GRAPH:
+        if envelope.event_type != GRAPH_UPDATE:
+            return None
+        return TapeEvent(envelope.event_type, envelope.payload, envelope.graph_offset, envelope.graph_epoch)
+    return TapeEvent(envelope.event_type, envelope.payload, envelope.offset, envelope.epoch, envelope.final)
+
+
+def candidates(channel: str) -> list[str]:
+    """The channel and the patterns under which topics listen to it: one level below the user replaced by `*`."""
+    levels = channel.split("/")
+    stars = ("/".join([*levels[:index], "*", *levels[index + 1 :]]) for index in range(2, len(levels)))
+    return [channel, *stars]

@@ -1,0 +1,159 @@
+"""Reads tapes: for a topic with a hole, and in chunks for whoever is not live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from livetape.errors import LivetapeError
+from livetape.events.log import MAX_READ, EventLog, Position, Tape
+from livetape.gateway.backoff import Backoff
+from livetape.gateway.messages import TapeEvent
+from livetape.gateway.options import GatewayOptions
+from livetape.gateway.recovery import from_log, merge, skip_hole
+from livetape.gateway.subjects import Access, Kind, Subject
+from livetape.gateway.topic import Topic
+from livetape.observability import Metrics, get_logger
+
+logger = get_logger(__name__)
+
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+
+HEAL_TRIES: Final = 6
+"""So often is the log asked for what must be there (it is written first) before its absence is told as a gap."""
+
+LATE_OWNER_TRIES: Final = 5
+
+
+class Pace:
+    """How many entries to read at once, so that a chunk has about the wanted size."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._target = options.replay_chunk_bytes
+        self._most = min(options.replay_chunk_events, MAX_READ)
+        self.limit = min(32, self._most)
+
+    def saw(self, events: list[TapeEvent]) -> None:
+        """Learn from a chunk."""
+        if events:
+            average = max(1, sum(len(event.payload) for event in events) // len(events))
+            self.limit = max(1, min(self._most, self._target // average, self.limit * 4))
+
+
+class TapeReader:
+    """The gateway's only way to the log."""
+
+    def __init__(
+        self, log: EventLog, options: GatewayOptions, metrics: Metrics, *, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._log = log
+        self._options = options
+        self._metrics = metrics
+        self._sleep = sleep
+
+    async def describe(self, subject: Subject) -> Tape | None:
+        """The tape of a subject."""
+        return await self._log.describe(subject.tape)
+
+    async def read(self, subject: Subject, position: Position, pace: Pace) -> tuple[list[TapeEvent], bool]:
+        """The next chunk after a position, and whether there may be more."""
+        limit = pace.limit
+        entries = await self._log.read(subject.tape, position.offset, limit=limit)
+        is_endless = subject.kind is Kind.GRAPH
+        events = [from_log(entry, position.epoch, is_endless=is_endless) for entry in entries]
+        pace.saw(events)
+        return events, len(entries) >= limit
+
+    async def offset_at(self, subject: Subject, tape: Tape, time: datetime) -> int:
+        """The offset after which the events since this time begin."""
+        low, high = max(0, tape.first_offset - 1), tape.offset
+        while low < high:
+            middle = (low + high) // 2
+            entries = await self._log.read(subject.tape, middle, limit=1)
+            if entries and entries[0].time < time:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    async def heal(self, topic: Topic) -> None:
+        """Bring a topic to the end of its tape, so that its members miss nothing. One at a time per topic."""
+        if topic.healing or not topic.begun or topic.denied:
+            return
+        topic.healing = True
+        topic.start_reading()
+        try:
+            await self._heal(topic)
+        finally:
+            topic.healing = False
+            topic.stop_reading()
+
+    async def _heal(self, topic: Topic) -> None:
+        self._metrics.count("gateway_heals_total", kind=topic.subject.kind.value)
+        pace, unavailable, missing = Pace(self._options), Backoff(), Backoff(first=0.02)
+        while topic.references:
+            try:
+                tape = await self.describe(topic.subject)
+                if not may_read(topic, tape, self._options):
+                    if self._without_tape(topic, tape) or missing.tries >= LATE_OWNER_TRIES:
+                        return
+                    await self._sleep(missing.next())
+                    continue
+                assert tape is not None
+                _bind(topic, tape)
+                before = topic.position
+                events, more = await self.read(topic.subject, before, pace)
+            except LivetapeError as error:
+                if not error.retryable:
+                    raise
+                await self._sleep(unavailable.next())
+                continue
+            unavailable.reset()
+            merged = merge(topic.position, events, topic.tail)  # it may have gone on by itself meanwhile
+            topic.apply(merged.items)
+            if not merged.behind and not more:
+                return
+            if topic.position == before and not more:
+                if missing.tries >= HEAL_TRIES:
+                    self._give_up(topic)
+                    return
+                await self._sleep(missing.next())
+
+    def _without_tape(self, topic: Topic, tape: Tape | None) -> bool:
+        """There is no tape that may be read. True when that is all; False when it may still come."""
+        if topic.proven:
+            self._give_up(topic)
+            return True
+        reader = topic.key.reader
+        assert reader is not None
+        if topic.subject.access(tape, reader, self._options.jobs_unowned) is Access.DENIED:
+            topic.denied = True
+            return True
+        return False
+
+    def _give_up(self, topic: Topic) -> None:
+        skipped = skip_hole(topic.position, topic.tail)
+        if any(not isinstance(item, TapeEvent) for item in skipped.items):
+            self._metrics.count("gateway_gaps_total", kind=topic.subject.kind.value)
+            logger.warning("events are gone", extra={"action": "gap", "tape": topic.subject.tape})
+        topic.apply(skipped.items)
+
+
+def may_read(topic: Topic, tape: Tape | None, options: GatewayOptions) -> bool:
+    """Whether the tape may be read for the members of this topic."""
+    if tape is None:
+        return False
+    reader = topic.key.reader
+    return reader is None or topic.subject.access(tape, reader, options.jobs_unowned) is Access.GRANTED
+
+
+def _bind(topic: Topic, tape: Tape) -> None:
+    """The tape is there and may be read: a topic that waited for it, or knew an earlier one of the name, follows it."""
+    topic.proven = topic.readable = True
+    if topic.position.epoch == "":
+        topic.position = replace(topic.position, epoch=tape.epoch)
+    elif topic.position.epoch != tape.epoch:
+        topic.move(Position(tape.epoch, max(0, tape.first_offset - 1)))

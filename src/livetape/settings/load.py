@@ -1,0 +1,223 @@
+"""Settings from flags, environment and file, each value with where it came from. Flags win, then the environment."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from livetape.errors import ConfigError
+from livetape.settings.model import Settings
+
+ENV_PREFIX: Final = "LIVETAPE_"
+FILE_NAME: Final = "livetape.toml"
+CLIENT_VARIABLES: Final = frozenset({"LIVETAPE_URL", "LIVETAPE_TOKEN", "LIVETAPE_CONFIG"})
+"""Read by the commands that talk to a server; no settings of the server."""
+
+FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "jwt_verify_key": ("JWT_VERIFY_KEY", "SUPABASE_JWT_SECRET"),
+    "jwt_sign_algorithm": ("JWT_SIGN_ALGORITHM",),
+    "enable_metrics": ("ENABLE_METRICS",),
+}
+"""Names of the seed, read when ours are not set."""
+
+SECRET_FIELDS: Final = ("jwt_verify_key",)
+"""Fields that may also be given as `<NAME>_FILE`, the path of a mounted secret."""
+
+MIN_KEY_BYTES: Final = 32
+Overrides: TypeAlias = Mapping[str, Any]
+Values: TypeAlias = dict[str, tuple[Any, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, `{field path: where it was set}` for those that were, and what looks like a mistake."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def load_settings(
+    flags: Overrides,
+    environ: Mapping[str, str],
+    cwd: Path,
+    *,
+    config: Path | None = None,
+    strict: bool = False,
+) -> Loaded:
+    """Build the settings: flags (`{field path: value}`, None: not given) > environment > file > defaults.
+
+    The file is `config`, else `LIVETAPE_CONFIG`, else `livetape.toml` in `cwd`. `strict` refuses unknown names.
+
+    Raises:
+        ConfigError: with `because`, `set_by` and `fix`.
+    """
+    known = dict(fields(Settings))
+    warnings: list[str] = []
+    values: Values = {}
+    values.update(_from_file(_find_file(config, environ, cwd), known, warnings))
+    values.update(_from_environment(environ, known, warnings))
+    values.update({path: (value, f"--{path.replace('_', '-')}") for path, value in flags.items() if value is not None})
+    if strict and warnings:
+        raise ConfigError(warnings[0], because="unknown settings are refused here", fix="remove or correct the name")
+    try:
+        settings = Settings.model_validate(_nested(values))
+    except ValidationError as exc:
+        raise _explain(exc, values) from None
+    except ConfigError as exc:
+        exc.set_by = ", ".join(values[p][1] if p in values else p for p in (exc.set_by or "").split(", ")) or None
+        raise
+    key = settings.jwt_verify_key
+    if key and settings.jwt_sign_algorithm.startswith("HS") and len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
+        source = values["jwt_verify_key"][1]
+        warnings.append(f"the key from {source} is short: use at least {MIN_KEY_BYTES} bytes")
+    settings = settings.model_copy(update={"data_dir": cwd / settings.data_dir.expanduser()})
+    return Loaded(settings, {path: source for path, (_, source) in values.items()}, tuple(warnings))
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf as (`section.name`, field)."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from fields(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def variable_of(path: str) -> str:
+    """`gateway.max_channels` -> `LIVETAPE_GATEWAY__MAX_CHANNELS`."""
+    return ENV_PREFIX + path.replace(".", "__").upper()
+
+
+def _find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
+    asked = config or (Path(environ["LIVETAPE_CONFIG"]) if environ.get("LIVETAPE_CONFIG") else None)
+    if asked is None:
+        default = cwd / FILE_NAME
+        return default if default.is_file() else None
+    if not (cwd / asked).is_file():
+        raise ConfigError(
+            f"no settings file {asked}",
+            set_by="--config" if config else "LIVETAPE_CONFIG in the environment",
+            fix="name a TOML file that exists, or leave it out",
+        )
+    return cwd / asked
+
+
+def _from_file(file: Path | None, known: Mapping[str, FieldInfo], warnings: list[str]) -> Values:
+    if file is None:
+        return {}
+    try:
+        tree = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(
+            f"cannot read {file.name}", because=str(exc), set_by=str(file), fix="correct the file; it is TOML"
+        ) from exc
+    values: Values = {}
+    for path, value in _leaves(tree, {name.rpartition(".")[0] for name in known}):
+        if path in known:
+            values[path] = (value, f"{path} in {file}")
+        else:
+            warnings.append(f"unknown key {path} in {file}{_suggest(path, {name: name for name in known})}")
+    return values
+
+
+def _leaves(tree: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        path = prefix + name
+        if isinstance(value, Mapping) and (path in sections or value):
+            yield from _leaves(value, sections, path + ".")
+        else:
+            yield path, value
+
+
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, FieldInfo], warnings: list[str]) -> Values:
+    values: Values = {}
+    for path, names in FALLBACKS.items():
+        for name in names:
+            if environ.get(name):
+                values[path] = (environ[name], f"{name} in the environment")
+                break
+    by_variable = {variable_of(path): path for path in known}
+    for path in SECRET_FIELDS:
+        name = variable_of(path) + "_FILE"
+        if environ.get(name):
+            values[path] = (_read_secret(Path(environ[name]), name), f"{name} in the environment")
+    ours = CLIENT_VARIABLES | {variable_of(path) + "_FILE" for path in SECRET_FIELDS}
+    for name, text in sorted(environ.items()):
+        if not name.upper().startswith(ENV_PREFIX) or name in ours or not text:
+            continue
+        found = by_variable.get(name.upper())
+        if found is None:
+            bare = {variable.removeprefix(ENV_PREFIX): variable for variable in by_variable}
+            hint = _suggest(name.upper().removeprefix(ENV_PREFIX), bare)
+            warnings.append(f"unknown variable {name} in the environment{hint}")
+        else:
+            values[found] = (_value(text, known[found]), f"{name} in the environment")
+    return values
+
+
+def _read_secret(file: Path, variable: str) -> str:
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"cannot read the secret file {file}",
+            because=str(exc),
+            set_by=f"{variable} in the environment",
+            fix="name a file that this user may read",
+        ) from exc
+
+
+def _value(text: str, field: FieldInfo) -> Any:
+    """Lists are comma-separated or JSON; everything else is left to the model."""
+    if "tuple" not in str(field.annotation):
+        return text
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _suggest(name: str, known: Mapping[str, str]) -> str:
+    """`known`: what it is compared with -> what is suggested."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {known[close[0]]}?" if close else ""
+
+
+def _nested(values: Values) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, (value, _) in values.items():
+        section, _, name = path.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree
+
+
+def _explain(error: ValidationError, values: Values) -> ConfigError:
+    """One error for all that is wrong; the first names itself."""
+    problems = []
+    for issue in error.errors(include_url=False, include_context=False, include_input=False):
+        if issue["type"] == "default_factory_not_called":
+            continue  # only because another field is wrong
+        path = ".".join(str(part) for part in issue["loc"] if isinstance(part, str))
+        reason = issue["msg"].removeprefix("Value error, ")
+        within = [source for name, (_, source) in values.items() if name == path or name.startswith(f"{path}.")]
+        problems.append((path, reason, ", ".join(within) or path))
+    path, reason, source = problems[0]
+    others = "".join(f"; {name}: {why} ({where})" for name, why, where in problems[1:])
+    return ConfigError(
+        f"{path} cannot be used",
+        because=reason + others,
+        set_by=source,
+        fix=f"correct or remove it; docs/reference/settings.md says what {path} means",
+    )

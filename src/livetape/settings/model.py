@@ -1,0 +1,239 @@
+"""What can be set: one frozen model. Descriptions and units here are the reference page.
+
+A plain model, so that `Settings()` is the defaults and never the environment; `load.py` reads that.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+from livetape.errors import ConfigError
+
+EMBEDDED_SCHEMES: dict[str, tuple[str, ...]] = {
+    "bus": ("memory",),
+    "log": ("sqlite",),
+    "queue": ("sqlite",),
+    "store": ("sqlite",),
+    "files": ("file",),
+    "ephemeral": ("memory",),
+}
+"""The adapters that this version has, by port."""
+
+DISTRIBUTED_SCHEMES = frozenset({"redis", "rediss", "postgresql", "postgres", "amqp", "amqps", "s3", "gs", "az"})
+
+BlockSource = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+class GatewaySettings(Section):
+    """The WebSocket and SSE gateway."""
+
+    ping_interval_seconds: Positive = Field(25.0, description="A ping goes out this often.")
+    ping_timeout_seconds: Positive = Field(60.0, description="After an unanswered ping the socket is closed (4009).")
+    max_message_bytes: Count = Field(65_536, description="The largest message taken from a client.")
+    max_channels: Count = Field(1_024, description="Live subscriptions of one socket; finished ones do not count.")
+    max_sockets_per_user: Count = Field(20, description="Sockets of one user in one process; not with auth off.")
+    max_sockets: Count = Field(20_000, description="Sockets of one process.")
+    refuse_delay_min_seconds: Seconds = Field(1.0, description="A refused connection is answered no sooner.")
+    refuse_delay_max_seconds: Seconds = Field(5.0, description="A refused connection is answered no later.")
+    outbox_max_bytes: Count = Field(8 * 1024 * 1024, description="Bytes that may wait for one slow socket.")
+    outbox_max_messages: Count = Field(4_096, description="Messages that may wait for one slow socket.")
+    messages_per_second: Positive = Field(50.0, description="Messages a second that a client may send for long.")
+    message_burst: Count = Field(1_000, description="Messages that a client may send at once before it is slowed.")
+    jobs_unowned: Literal["admin", "any_user"] = Field(
+        "admin", description="Who may read job tapes that have no owner."
+    )
+    compat_resume: bool = Field(True, description="Keep the channels of old clients that do not subscribe again.")
+    compat_resume_seconds: Seconds = Field(120.0, description="How long they are kept after the socket is gone.")
+
+    @model_validator(mode="after")
+    def _delays_in_order(self) -> Self:
+        if self.refuse_delay_min_seconds > self.refuse_delay_max_seconds:
+            raise ValueError("refuse_delay_min_seconds is above refuse_delay_max_seconds")
+        return self
+
+
+class EngineSettings(Section):
+    """Running graphs."""
+
+    concurrency: Count = Field(10, description="Executions that one worker runs at once.")
+    parallel_nodes: Count = Field(8, description="Nodes of one execution that run at once.")
+    step_limit: Count = Field(100_000, description="Node executions of one execution; ends endless loops.")
+    max_nodes: Count = Field(2_000, description="Nodes of one graph.")
+    max_links: Count = Field(10_000, description="Links of one graph.")
+    max_input_bytes: Count = Field(1024 * 1024, description="JSON bytes of the inputs of one execution.")
+    lease_seconds: Positive = Field(15.0, description="How long a claimed execution belongs to a silent worker.")
+    renew_seconds: Positive = Field(5.0, description="A worker renews its leases this often.")
+    sweep_seconds: Positive = Field(2.5, description="Expired leases and time-outs are looked for this often.")
+    cancel_grace_seconds: Seconds = Field(10.0, description="A stopped block may go on for so long.")
+    node_error_policy: Literal["fail", "complete"] = Field(
+        "fail", description="Status of an execution with an unhandled node error: FAILED, or COMPLETED."
+    )
+    execution_timeout_seconds: Positive | None = Field(None, description="An execution may take so long. None: any.")
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Self:
+        if self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError("renew_seconds must be at most half of lease_seconds")
+        return self
+
+
+class RetentionSettings(Section):
+    """How long things are kept."""
+
+    events_days: Positive = Field(30.0, description="Events of executions and graphs, in days.")
+    job_events_hours: Positive = Field(24.0, description="Events of a job after its last one, in hours.")
+    metadata_extra_days: Seconds = Field(7.0, description="Owner and epoch of a tape beyond its events, in days.")
+    idempotency_hours: Positive = Field(24.0, description="Idempotency keys and their answers, in hours.")
+
+
+class Settings(Section):
+    """Everything that can be set. Sections are nested with `__` in the environment and as tables in the file."""
+
+    app_env: Literal["local", "dev", "prod"] = Field(
+        "local", description="Where this runs. `local` shows /docs and /metrics."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8420, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path(".livetape"), description="Folder of the database, the secret and `files/`.")
+    bus: str | None = Field(None, description="URL of the event bus. None: memory://.")
+    log: str | None = Field(None, description="URL of the event log. None: the database in the data folder.")
+    queue: str | None = Field(None, description="URL of the queue. None: the database in the data folder.")
+    store: str | None = Field(None, description="URL of the store. None: the database in the data folder.")
+    files: str | None = Field(None, description="URL of the file store. None: `files/` in the data folder.")
+    ephemeral: str | None = Field(None, description="URL of tickets, revocations and counters. None: memory://.")
+    enable_auth: bool = Field(
+        True, description="Ask for tokens. On a loopback address, callers of this machine without one are `dev`."
+    )
+    allow_insecure: bool = Field(False, description="Allow auth to be off on an address that others can reach.")
+    jwt_verify_key: SecretStr | None = Field(
+        None, description="Key that tokens are checked with. None: `secret.key` in the data folder."
+    )
+    jwt_sign_algorithm: Literal[
+        "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS512", "EdDSA"
+    ] = Field("HS256", description="The one algorithm that tokens may use.")
+    allowed_origins: tuple[str, ...] = Field((), description="Origins of pages that may call from a browser.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Host names, beside the loopback ones, that are ours.")
+    docs_enabled: bool = Field(False, description="Show /docs also when `app_env` is not `local`.")
+    enable_metrics: bool = Field(
+        default_factory=lambda data: data.get("app_env") == "local",
+        description="Serve /metrics. Default: only when `app_env` is `local`.",
+    )
+    metrics_namespace: str = Field(
+        "livetape", pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", description="First word of every metric's name."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+    blocks: tuple[BlockSource, ...] = Field((), description="More blocks: `module:function`, which returns them.")
+    gateway: GatewaySettings = Field(GatewaySettings(), description="The WebSocket and SSE gateway.")
+    engine: EngineSettings = Field(EngineSettings(), description="Running graphs.")
+    retention: RetentionSettings = Field(RetentionSettings(), description="How long things are kept.")
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file of store, queue and log."""
+        url = self.store or self.queue or self.log
+        return sqlite_path(url) if url else self.data_dir / "livetape.db"
+
+    @property
+    def files_dir(self) -> Path:
+        """The folder that blocks may read."""
+        return Path(unquote(urlsplit(self.files).path)) if self.files else self.data_dir / "files"
+
+    @property
+    def server_file(self) -> Path:
+        """Says where the server of this data folder listens, while it runs."""
+        return self.data_dir / "server.json"
+
+    @property
+    def show_docs(self) -> bool:
+        """Whether /docs is served."""
+        return self.app_env == "local" or self.docs_enabled
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """The rules between settings that a single field cannot state."""
+        for port, schemes in EMBEDDED_SCHEMES.items():
+            check_url(port, getattr(self, port), schemes)
+        paths = {sqlite_path(url) for url in (self.store, self.queue, self.log) if url}
+        if len(paths) > 1:
+            raise ConfigError(
+                "store, queue and log must be one SQLite file",
+                because="a change of state and its events are one transaction",
+                set_by="store, queue, log",
+                fix="set only LIVETAPE_STORE",
+            )
+        if not self.enable_auth and not self.allow_insecure and not is_loopback(self.host):
+            raise ConfigError(
+                f"refusing to listen on {self.host} with authentication off",
+                because="everybody who can reach this machine could read and run everything",
+                set_by="enable_auth",
+                fix="set LIVETAPE_ENABLE_AUTH=true, or --host 127.0.0.1; "
+                "if something in front protects it, LIVETAPE_ALLOW_INSECURE=true",
+            )
+        if self.jwt_verify_key is None and not self.jwt_sign_algorithm.startswith("HS"):
+            raise ConfigError(
+                f"{self.jwt_sign_algorithm} needs a public key",
+                because="the secret of the data folder serves the HS algorithms only",
+                set_by="jwt_sign_algorithm",
+                fix="set LIVETAPE_JWT_VERIFY_KEY to the PEM public key, or LIVETAPE_JWT_SIGN_ALGORITHM=HS256",
+            )
+
+
+def check_url(port: str, url: str | None, schemes: tuple[str, ...]) -> None:
+    """Refuse an adapter that this version does not have."""
+    if url is None:
+        return
+    scheme = url.partition("://")[0] if "://" in url else ""
+    variable = f"LIVETAPE_{port.upper()}"
+    if scheme in schemes:
+        if (scheme == "sqlite" and not url.startswith("sqlite:///")) or (scheme == "file" and urlsplit(url).netloc):
+            raise ConfigError(
+                f"{port}: {scheme}:// takes a path, not a host",
+                set_by=port,
+                fix=f"write {scheme}:////absolute/path or {scheme}:///relative/path"
+                if scheme == "sqlite"
+                else "write file:///absolute/path",
+            )
+        return
+    names = ", ".join(f"{name}://" for name in schemes)
+    if scheme.partition("+")[0] in DISTRIBUTED_SCHEMES:
+        raise ConfigError(
+            f"{port}: this version runs embedded; {scheme}:// is not there yet",
+            because=f"the only adapter of {port} in this version is {names}",
+            set_by=port,
+            fix=f"unset {variable}: everything then runs in this process",
+        )
+    raise ConfigError(
+        f"{port}: no adapter for {scheme + '://' if scheme else 'this value'}",
+        because=f"an adapter is a URL; {port} has {names}",
+        set_by=port,
+        fix=f"unset {variable}, or use {names}",
+    )
+
+
+def sqlite_path(url: str) -> Path:
+    """`sqlite:///relative` and `sqlite:////absolute`."""
+    return Path(unquote(url.removeprefix("sqlite:///")))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

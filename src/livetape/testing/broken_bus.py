@@ -1,0 +1,273 @@
+"""Buses that break one promise each. The suite must fail every one of them; so must yours, if you write one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+from livetape.adapters.memory.bus import MemoryBus
+from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.channel import is_pattern, matches
+
+
+class SoftSubscription(Subscription):
+    """A small, plain subscription whose steps can be overridden."""
+
+    def __init__(self, bus: SoftBus) -> None:
+        self.bus = bus
+        self.patterns: list[str] = []
+        self.queue: asyncio.Queue[BusMessage | None] = asyncio.Queue()
+        self.closed = False
+
+    async def add(self, *patterns: str) -> None:
+        self.patterns += [pattern for pattern in patterns if pattern not in self.patterns]
+
+    async def remove(self, *patterns: str) -> None:
+        self.patterns = [pattern for pattern in self.patterns if pattern not in patterns]
+
+    async def __aiter__(self) -> AsyncIterator[BusMessage]:
+        while not self.closed and (message := await self.queue.get()) is not None:
+            yield message
+
+    async def close(self) -> None:
+        self.closed = True
+        self.patterns = []
+        self.queue.put_nowait(None)
+
+
+class SoftBus(MemoryBus):
+    """Unbounded and simple; the broken ones change one method."""
+
+    subscription_class: type[SoftSubscription] = SoftSubscription
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[SoftSubscription] = []
+
+    def matches(self, pattern: str, channel: str) -> bool:
+        return matches(pattern, channel)
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        for message in messages:
+            subscription.queue.put_nowait(message)
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        await super().publish(channel, data)
+        found = [s for s in self.all if any(self.matches(pattern, channel) for pattern in s.patterns)]
+        for subscription in found:
+            self.deliver(subscription, [BusMessage(channel, data)])
+        return len(found)
+
+    async def subscribe(self, *patterns: str) -> Subscription:
+        await (await super().subscribe()).close()  # refuses when the bus is closed
+        subscription = self.subscription_class(self)
+        await subscription.add(*patterns)
+        self.all.append(subscription)
+        return subscription
+
+    async def close(self) -> None:
+        await super().close()
+        for subscription in self.all:
+            await subscription.close()
+
+
+class LosesOne(SoftBus):
+    """The tenth message of each subscription is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        self.count += 1
+        if self.count != 10:
+            super().deliver(subscription, messages)
+
+
+class DoublesOne(LosesOne):
+    """The tenth message comes twice."""
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        again = list(messages)
+        super().deliver(subscription, again)
+        if self.count in {10, 11}:
+            SoftBus.deliver(self, subscription, again)
+
+
+class SwapsTwo(SoftBus):
+    """Every eleventh message overtakes the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.held: list[BusMessage] = []
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        self.count += 1
+        if self.count == 10:
+            self.held = list(messages)
+        else:
+            super().deliver(subscription, [*messages, *self.held])
+            self.held = []
+
+
+class CrossesLevels(SoftBus):
+    """A `*` also matches `/`, as in Redis' own patterns."""
+
+    def matches(self, pattern: str, channel: str) -> bool:
+        return fnmatchcase(channel, pattern) if is_pattern(pattern) else pattern == channel
+
+
+class WholeLevelsOnly(SoftBus):
+    """A `*` is a wildcard only when it is a level of its own."""
+
+    def matches(self, pattern: str, channel: str) -> bool:
+        if any("*" in level and level != "*" for level in pattern.split("/")):
+            return pattern == channel
+        return matches(pattern, channel)
+
+
+class LoneStarIsOneLevel(SoftBus):
+    """The key `*` does not match keys of several levels."""
+
+    def matches(self, pattern: str, channel: str) -> bool:
+        return matches(pattern, channel) and pattern.count("/") == channel.count("/")
+
+
+class OncePerPattern(SoftBus):
+    """A message comes as often as there are patterns that match it."""
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        for message in messages:
+            for _ in (pattern for pattern in subscription.patterns if matches(pattern, message.channel)):
+                super().deliver(subscription, [message])
+
+
+class Remembers(SoftBus):
+    """Who listens later gets the last message of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, BusMessage] = {}
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        self.kept[channel] = BusMessage(channel, data)
+        return await super().publish(channel, data)
+
+    async def subscribe(self, *patterns: str) -> Subscription:
+        subscription = await super().subscribe(*patterns)
+        assert isinstance(subscription, SoftSubscription)
+        self.deliver(subscription, [m for c, m in self.kept.items() if any(matches(p, c) for p in patterns)])
+        return subscription
+
+
+class _LateSubscription(SoftSubscription):
+    async def add(self, *patterns: str) -> None:
+        asyncio.get_running_loop().call_soon(self.patterns.extend, patterns)
+
+
+class ListensLate(SoftBus):
+    """`add` returns before the bus delivers."""
+
+    subscription_class = _LateSubscription
+
+
+class _StickySubscription(SoftSubscription):
+    async def remove(self, *patterns: str) -> None:
+        pass
+
+
+class ForgetsRemove(SoftBus):
+    """A removed channel goes on."""
+
+    subscription_class = _StickySubscription
+
+
+class PublishesToPatterns(SoftBus):
+    """A `*` in a published channel is taken as a name."""
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        if is_pattern(channel):
+            return 0
+        return await super().publish(channel, data)
+
+
+class CountsNobody(SoftBus):
+    """`publish` always returns 0."""
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        await super().publish(channel, data)
+        return 0
+
+
+class LosesSilently(MemoryBus):
+    """Bounded, but without a marker where messages were lost."""
+
+    async def subscribe(self, *patterns: str) -> Subscription:
+        return _WithoutMarkers(await super().subscribe(*patterns))
+
+
+class _WithoutMarkers(Subscription):
+    def __init__(self, inner: Subscription) -> None:
+        self.inner = inner
+
+    async def add(self, *patterns: str) -> None:
+        await self.inner.add(*patterns)
+
+    async def remove(self, *patterns: str) -> None:
+        await self.inner.remove(*patterns)
+
+    async def __aiter__(self) -> AsyncIterator[BusMessage]:
+        async for message in self.inner:
+            if not message.gap:
+                yield message
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Unbounded(SoftBus):
+    """Memory grows with a reader that does not read."""
+
+
+class _EndlessSubscription(SoftSubscription):
+    async def close(self) -> None:
+        self.patterns = []
+
+
+class NeverEnds(SoftBus):
+    """`close` leaves the iteration waiting."""
+
+    subscription_class = _EndlessSubscription
+
+
+class GoesOnAfterClose(SoftBus):
+    """A closed bus still publishes."""
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        if self._closed:
+            return 0
+        return await super().publish(channel, data)
+
+
+BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
+    LosesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
+    DoublesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
+    SwapsTwo: "test_messages_of_one_channel_arrive_in_the_order_of_publication",
+    CrossesLevels: "test_a_star_at_the_end_does_not_cross_a_slash",
+    WholeLevelsOnly: "test_a_star_matches_part_of_a_level",
+    LoneStarIsOneLevel: "test_a_star_as_the_whole_key_matches_every_key_of_the_bus",
+    OncePerPattern: "test_a_message_comes_once_even_when_several_patterns_match",
+    Remembers: "test_a_message_published_before_listening_is_not_kept",
+    ListensLate: "test_a_message_published_after_add_returned_is_yielded",
+    ForgetsRemove: "test_a_removed_channel_is_silent",
+    PublishesToPatterns: "test_a_star_in_a_published_channel_is_refused",
+    CountsNobody: "test_publish_returns_how_many_listened",
+    LosesSilently: "test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker",
+    Unbounded: "test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker",
+    NeverEnds: "test_closing_a_subscription_ends_its_iteration",
+    GoesOnAfterClose: "test_a_closed_bus_refuses",
+}
+"""Every one fails `BusSuite`, at least in the case that is named here."""

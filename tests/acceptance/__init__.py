@@ -1,0 +1,1 @@
+"""The system from outside: real processes, real ports, real files."""

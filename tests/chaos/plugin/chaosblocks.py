@@ -1,0 +1,106 @@
+"""Blocks for tests, given to a server by `LIVETAPE_BLOCKS=chaosblocks:blocks` with this folder on PYTHONPATH."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
+from livetape.errors import BlockExecutionError
+
+FILE_VARIABLE = "CHAOS_SIDE_EFFECTS"
+
+
+def note(kind: str, ctx: BlockContext, value: object) -> None:
+    """One line in the side-effect file: a single write to a file opened for appending is never torn."""
+    line = f"{kind} {ctx.node_exec_id} {value} {os.getpid()}\n".encode()
+    fd = os.open(os.environ[FILE_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+class ChaosStreamBlock(Block["ChaosStreamBlock.Input"]):
+    """Yields 0, 1, 2 … with a pause before each."""
+
+    id = "c4a05001-0000-4000-8000-000000000001"
+    description = "Streams numbers slowly (tests)."
+
+    class Input(BlockSchema):
+        count: int
+        pause: float = 0.0
+        start: int = 0
+
+    class Output(BlockSchema):
+        value: int
+
+    async def run(self, data: ChaosStreamBlock.Input, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        note("stream", ctx, data.start)
+        for n in range(data.start, data.start + data.count):
+            if data.pause:
+                await ctx.sleep(data.pause)
+            yield "value", n
+
+
+class ChaosWriteBlock(Block["ChaosWriteBlock.Input"]):
+    """Writes a line outside, the only trace of a run that cannot be rolled back. Runs in a thread."""
+
+    id = "c4a05001-0000-4000-8000-000000000002"
+    description = "Leaves a line in a file (tests)."
+
+    class Input(BlockSchema):
+        value: int
+        pause: float = 0.0
+
+    class Output(BlockSchema):
+        done: int
+
+    def run(self, data: ChaosWriteBlock.Input, ctx: BlockContext) -> Iterator[PinValue]:
+        note("write", ctx, data.value)
+        if data.pause:
+            import time
+
+            time.sleep(data.pause)  # blocking on purpose
+        yield "done", data.value
+
+
+class ChaosFailBlock(Block["ChaosFailBlock.Input"]):
+    """Fails when the value is below the limit, else hands the value on."""
+
+    id = "7b0d3a52-5d6c-4e4e-9d0e-4f2f7f6a0f11"
+    description = "Fails below a limit (tests)."
+
+    class Input(BlockSchema):
+        value: float
+        limit: float
+
+    class Output(BlockSchema):
+        value: float
+
+    async def run(self, data: ChaosFailBlock.Input, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        if data.value < data.limit:
+            raise BlockExecutionError(f"{data.value:g} is below {data.limit:g}")
+        yield "value", data.value
+
+
+class ChaosEchoBlock(Block["ChaosEchoBlock.Input"]):
+    """Hands any value on; its output is not static."""
+
+    id = "c4a05001-0000-4000-8000-000000000003"
+    description = "Hands a value on (tests)."
+
+    class Input(BlockSchema):
+        value: Any
+
+    class Output(BlockSchema):
+        value: Any
+
+    async def run(self, data: ChaosEchoBlock.Input, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        yield "value", data.value
+
+
+def blocks() -> list[Block[Any]]:
+    """What `LIVETAPE_BLOCKS` names."""
+    return [ChaosStreamBlock(), ChaosWriteBlock(), ChaosFailBlock(), ChaosEchoBlock()]

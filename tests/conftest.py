@@ -1,0 +1,132 @@
+"""Settings for every test: a clean environment, repeatable random numbers, no silent skips in CI."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import support
+
+CI = os.environ.get("CI", "") in {"true", "1"}
+
+# Settings of the developer's own shell must not reach a test: ours, the older names read as a fallback, and colours.
+PRIVATE = re.compile(
+    r"(LIVETAPE|REDIS|RABBITMQ|DATABASE|DB|JWT|SUPABASE)_\w+|DATABASE_URL|NO_COLOR|FORCE_COLOR|CLICOLOR\w*|COLUMNS|LINES"
+)
+for name in [name for name in os.environ if PRIVATE.fullmatch(name)]:
+    del os.environ[name]
+
+# The machine is shared and its speed varies: a slow example is no failure, a wrong one is.
+UNHURRIED = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "ci", derandomize=True, print_blob=True, deadline=None, suppress_health_check=UNHURRIED
+)
+hypothesis.settings.register_profile("dev", print_blob=True, deadline=None, suppress_health_check=UNHURRIED)
+hypothesis.settings.load_profile("ci" if CI else "dev")
+
+ALONE = ("serial", "browser")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("all", "shared", "alone"),
+        default="all",
+        help=f"only the tests that share the machine, or only those that need it alone (marked {' or '.join(ALONE)})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not in a worker of pytest-xdist: they report to this process
+        config.pluginmanager.register(Skips(CI, (support.ROOT / "tests" / "skips.txt").read_text()), "livetape-skips")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part == "all":
+        return
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        alone = any(item.get_closest_marker(name) for name in ALONE)
+        (kept if alone == (part == "alone") else left).append(item)
+    items[:] = kept
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    names = [name for mark in item.iter_markers("needs") for name in mark.args]
+    if item.get_closest_marker("browser"):
+        names.append("chromium")
+    known = support.services()
+    for name in names:
+        if known[name].path is None:
+            if CI:
+                pytest.fail(known[name].remedy, pytrace=False)
+            pytest.skip(known[name].remedy)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None and (terminalreporter.stats.get("failed") or terminalreporter.stats.get("error")):
+        terminalreporter.write_line(f"the same order and random numbers again: scripts/test --randomly-seed={seed}")
+
+
+class Skips:
+    """Fails a run in CI whose skips are not all on the list; elsewhere it only keeps count."""
+
+    def __init__(self, refuse: bool, allowed: str) -> None:
+        self.refuse = refuse
+        self.allowed = [
+            re.compile(re.escape(line.partition(" # ")[0].strip()).replace(r"\*", ".*"))
+            for line in allowed.splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
+        self.unexpected: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.look_at(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.look_at(report)
+
+    def look_at(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        if not any(pattern.fullmatch(report.nodeid) for pattern in self.allowed):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            self.unexpected[report.nodeid] = str(reason)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.refuse and self.unexpected and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.refuse and self.unexpected:
+            terminalreporter.section("skips that tests/skips.txt does not allow in CI", red=True)
+            for nodeid, reason in sorted(self.unexpected.items()):
+                terminalreporter.write_line(f"{nodeid}: {reason}")
+
+
+@pytest.fixture
+def free_port() -> int:
+    return support.free_port()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder of its own for one server; it does not exist yet."""
+    return tmp_path / "livetape-data"
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The path of the browser, for tests marked `browser`."""
+    path = support.services()["chromium"].path
+    assert path is not None, "mark the test with @pytest.mark.browser"
+    return path

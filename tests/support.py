@@ -1,0 +1,47 @@
+"""What several kinds of tests share. Nothing here knows livetape."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program beside Python that tests need: one line of `tests/services.txt`."""
+
+    name: str
+    command: str
+    packages: tuple[str, ...]
+
+    @property
+    def path(self) -> str | None:
+        return shutil.which(self.command)
+
+    @property
+    def remedy(self) -> str:
+        return f"{self.command} is missing. Type: sudo apt-get install {' '.join(self.packages)}"
+
+
+def services(table: str | None = None) -> dict[str, Service]:
+    """The services by name; the same table that `scripts/services` reads."""
+    if table is None:
+        table = (ROOT / "tests" / "services.txt").read_text()
+    found = {}
+    for line in table.splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, command, *packages = line.split()
+            found[name] = Service(name, command, tuple(packages))
+    return found

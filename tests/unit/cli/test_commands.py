@@ -1,0 +1,387 @@
+"""Commands that talk to a server, against a fake one."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from livetape.cli import follow
+from unit.cli.fake import EPOCH, EXECUTION_ID, GRAPH, GRAPH_ID, FakeServer, Result, graph_event
+
+Call = Callable[..., Result]
+
+PLAIN_LINES = f"""\
+    1 QUEUED     execution {EXECUTION_ID[:13]}
+    2 RUNNING    execution {EXECUTION_ID[:13]}
+    3 RUNNING    AgentInputBlock
+    4 OUTPUT     AgentInputBlock  result = one two
+    5 COMPLETED  AgentInputBlock
+    6 RUNNING    count
+    7 OUTPUT     count  words = 2
+    8 COMPLETED  count
+    9 COMPLETED  execution {EXECUTION_ID[:13]}
+"""
+
+
+@pytest.fixture
+def on(server: FakeServer, call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Commands that find the fake server by LIVETAPE_URL."""
+    monkeypatch.setenv("LIVETAPE_URL", server.url)
+    return call
+
+
+def test_run_prints_the_outputs_alone(on: Call, server: FakeServer) -> None:
+    result = on("run", "count words", "--input", "text=one two", "-i", "n=3", "-i", "flag=true", "-i", "s=[1")
+    assert result.code == 0, result.err
+    assert result.out == "words: 2\n"
+    assert result.err == f"COMPLETED in 1.50 s · 2 node executions · 9 events · {EXECUTION_ID}\n"
+    method, path, body = next(r for r in server.requests if r[0] == "POST")
+    assert (method, path) == ("POST", f"/api/graphs/{GRAPH_ID}/execute/3")
+    assert body == {"inputs": {"text": "one two", "n": 3, "flag": True, "s": "[1"}}
+
+
+def test_run_watch_prints_a_line_an_event_when_piped(on: Call) -> None:
+    result = on("run", GRAPH_ID, "--watch")
+    assert result.code == 0
+    assert result.out == PLAIN_LINES + "words: 2\n"
+
+
+def test_run_json_keeps_stdout_for_the_execution(on: Call) -> None:
+    result = on("run", GRAPH_ID, "--watch", "--output", "json")
+    assert json.loads(result.out)["outputs"] == {"words": [2]}
+    assert PLAIN_LINES in result.err
+
+
+def test_run_detached_prints_the_id(on: Call, server: FakeServer) -> None:
+    result = on("run", "Count words", "--detach", "--idempotency-key", "k1")
+    assert (result.code, result.out) == (0, f"{EXECUTION_ID}\n")
+    assert server.headers[-1]["idempotency-key"] == "k1"
+    assert server.subscriptions == []
+
+
+@pytest.mark.parametrize("status", ["FAILED", "TERMINATED"])
+def test_run_ends_with_1_when_it_failed(on: Call, server: FakeServer, status: str) -> None:
+    server.status, server.outputs = status, {}
+    server.stats = {"error": "node count: no text"}
+    server.tape = [graph_event(status)]
+    result = on("run", GRAPH_ID)
+    assert (result.code, result.out) == (1, "")
+    assert f"{status} in" in result.err
+    assert "  because   node count: no text" in result.err
+
+
+def test_run_times_out_and_says_what_goes_on(on: Call, server: FakeServer) -> None:
+    server.ends = False
+    result = on("run", GRAPH_ID, "--timeout", "300ms")
+    assert result.code == 124
+    assert "error[LT-E900]" in result.err
+    assert f"livetape executions stop {EXECUTION_ID}" in result.err
+
+
+def test_run_reads_inputs_from_file_and_stdin(
+    on: Call, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.json").write_text('{"text": "from file", "n": 1}')
+    assert on("run", GRAPH_ID, "--detach", "--input-file", "in.json", "--input", "n=2").code == 0
+    assert server.requests[-1][2] == {"inputs": {"text": "from file", "n": 2}}
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"text": "from stdin"}'))
+    assert on("run", GRAPH_ID, "--detach", "-f", "-").code == 0
+    assert server.requests[-1][2] == {"inputs": {"text": "from stdin"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--input", "novalue"], 2, "not NAME=VALUE: novalue"),
+        (["-f", "absent.json"], 2, "cannot read absent.json"),
+        (["-f", "list.json"], 2, "the inputs are not a JSON object"),
+        (["-f", "broken.json"], 2, "broken.json is not JSON"),
+        (["--timeout", "soon"], 2, "is not a duration"),
+    ],
+)
+def test_run_refuses_bad_inputs(on: Call, tmp_path: Path, arguments: list[str], code: int, text: str) -> None:
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text("{")
+    result = on("run", GRAPH_ID, *arguments)
+    assert result.code == code
+    assert text in result.err
+    assert "Traceback" not in result.err
+
+
+def test_run_imports_a_file_once(on: Call, server: FakeServer, tmp_path: Path) -> None:
+    graph = {
+        "name": "New",
+        "nodes": [{"id": "x", "block_id": "b-in"}, {"id": "y", "block_id": "b-count"}],
+        "links": [{"id": "l", "source_id": "x", "source_name": "result", "sink_id": "y", "sink_name": "text"}],
+    }
+    (tmp_path / "new.json").write_text(json.dumps(graph))
+    assert on("run", "new.json", "--detach").code == 0
+    assert on("run", "./new.json", "--detach").code == 0
+    assert [r[1] for r in server.requests if r[0] == "POST"] == [
+        "/api/graphs",
+        "/api/graphs/new-1/execute/1",
+        "/api/graphs/new-1/execute/1",
+    ]
+    graph["links"] = []
+    (tmp_path / "new.json").write_text(json.dumps(graph))
+    assert on("run", "new.json", "--detach").code == 0
+    assert len(server.graphs) == 3
+
+
+def test_run_says_which_graphs_there_are(on: Call, server: FakeServer) -> None:
+    result = on("run", "Count wrods")
+    assert result.code == 6
+    assert "did you mean 'Count words'?" in result.err
+    server.graphs = [GRAPH, {**GRAPH, "id": "other"}]
+    result = on("run", "Count words")
+    assert result.code == 2
+    assert "2 graphs are named Count words" in result.err
+    assert "other" in result.err
+
+
+def test_run_shows_the_errors_of_nodes(on: Call, server: FakeServer) -> None:
+    detail = {
+        "type": "validation_error",
+        "message": "Graph validation failed: 1 issue on 1 node",
+        "node_errors": {"n2": {"text": "nothing feeds this pin"}},
+    }
+    server.fail_with = (400, {"code": "graph_validation", "detail": detail, "hint": "h"})
+    result = on("graphs", "list")
+    assert result.code == 2
+    assert "error[LT-E801]: Graph validation failed: 1 issue on 1 node" in result.err
+    assert "n2: text: nothing feeds this pin" in result.err
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "exit_code"),
+    [
+        (401, {"detail": "Authorization header is missing", "code": "unauthenticated"}, "LT-E501", 5),
+        (401, {"detail": "Token has expired", "code": "token_expired"}, "LT-E502", 5),
+        (403, {"detail": "Admin access required"}, "LT-E503", 5),
+        (404, {"detail": "Graph #x not found."}, "LT-E600", 6),
+        (409, {"detail": "another body", "code": "conflict"}, "LT-E700", 7),
+        (422, {"detail": [{"loc": ["body", "inputs"], "msg": "wrong"}], "code": "invalid_request"}, "LT-E203", 2),
+        (429, {"detail": "slow down"}, "LT-E711", 7),
+        (500, {"detail": "see the log", "code": "internal"}, "LT-E404", 4),
+        (503, {"detail": "The database cannot be reached.", "code": "store_unavailable"}, "LT-E405", 4),
+        (502, None, "LT-E404", 4),
+    ],
+)
+def test_answers_become_codes(
+    on: Call, server: FakeServer, status: int, body: object, code: str, exit_code: int
+) -> None:
+    server.fail_with = (status, body)
+    result = on("graphs", "list")
+    assert result.code == exit_code
+    assert result.err.startswith(f"error[{code}]: ")
+
+
+def test_something_that_is_no_livetape_server(on: Call, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVETAPE_URL", server.url + "/nothing")
+    assert on("graphs", "list").code == 6
+    monkeypatch.setenv("LIVETAPE_URL", "ftp://x")
+    assert on("graphs", "list").code == 2
+
+
+def test_a_server_that_is_not_there(call: Call, free_port: int) -> None:
+    for arguments in (["graphs", "list"], ["tail", "x"], ["run", "x", "--detach"]):
+        result = call(*arguments, "--url", f"http://127.0.0.1:{free_port}")
+        assert result.code == 4
+        assert "error[LT-E400]" in result.err
+        assert "  set by    --url" in result.err
+    result = call("tail", "x")
+    assert result.code == 4
+    assert "error[LT-E401]: no server is running" in result.err
+    assert "livetape up" in result.err
+
+
+def test_the_server_is_found_by_the_data_folder(call: Call, server: FakeServer, tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / "d").mkdir()
+    file = tmp_path / "d" / "server.json"
+    file.write_text(json.dumps({"url": server.url, "pid": os.getpid()}))
+    assert call("graphs", "list", "--data-dir", "d").code == 0
+    file.write_text(json.dumps({"url": server.url, "pid": 2**22 + 1}))
+    assert call("graphs", "list", "--data-dir", "d").code == 4
+    file.write_text("{")
+    assert call("graphs", "list", "--data-dir", "d").code == 4
+
+
+def test_the_token_goes_with_every_request(on: Call, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVETAPE_TOKEN", "from.env")
+    assert on("run", GRAPH_ID).code == 0
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer from.env"}
+    assert server.protocols == [["livetape.v1", "bearer.from.env"]]
+    assert on("graphs", "list", "--token", "from.flag").code == 0
+    assert server.headers[-1]["authorization"] == "Bearer from.flag"
+
+
+def test_tail_prints_the_tape(on: Call, server: FakeServer) -> None:
+    result = on("tail", EXECUTION_ID)
+    assert (result.code, result.out) == (0, PLAIN_LINES)
+    assert server.subscriptions[0]["data"] == {
+        "graph_exec_id": EXECUTION_ID,
+        "outputs": "each",
+        "strict": True,
+        "since": "earliest",
+    }
+    result = on("tail", EXECUTION_ID, "--since", f"{EPOCH}-8", "--output", "jsonl")
+    event = json.loads(result.out)
+    assert (event["offset"], event["epoch"], event["final"]) == (9, EPOCH, True)
+    assert event["data"]["status"] == "COMPLETED"
+
+
+def test_tail_connects_again_from_its_own_position(
+    on: Call, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "FIRST_WAIT", 0.01)
+    server.drop_after = [(3, 1012), (0, 1011), (4, 1013)]
+    result = on("tail", EXECUTION_ID)
+    assert (result.code, result.out) == (0, PLAIN_LINES)
+    assert [request["data"]["since"] for request in server.subscriptions] == [
+        "earliest",
+        {"epoch": EPOCH, "offset": 3},
+        {"epoch": EPOCH, "offset": 3},
+        {"epoch": EPOCH, "offset": 7},
+    ]
+    assert "connection lost (closed 1012" in result.err
+    assert "connected again" in result.err
+
+
+def test_tail_gives_up_after_a_while(on: Call, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(follow, "GIVE_UP_AFTER", 0.2)
+    monkeypatch.setattr(follow, "_open", dropping(follow._open))
+    server.ends = False
+    server.drop_after = [(2, 1012)]
+    result = on("tail", EXECUTION_ID)
+    assert result.code == 4
+    assert "error[LT-E402]" in result.err
+
+
+def dropping(real: Callable[..., object]) -> Callable[..., object]:
+    calls = []
+
+    def open_once(server: object) -> object:
+        calls.append(1)
+        if len(calls) > 1:
+            raise ConnectionRefusedError("refused")
+        return real(server)
+
+    return open_once
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(4001, 5), (4002, 5), (4003, 5)])
+def test_tail_stops_when_the_token_is_refused(on: Call, server: FakeServer, code: int, exit_code: int) -> None:
+    server.drop_after = [(1, code)]
+    assert on("tail", EXECUTION_ID).code == exit_code
+
+
+def test_tail_of_something_that_is_not_there(on: Call, server: FakeServer) -> None:
+    server.refuse_subscribe = "not found"
+    result = on("tail", "nope")
+    assert result.code == 6
+    assert "there is no execution nope" in result.err
+
+
+def test_tail_of_a_graph_and_of_a_job(on: Call, server: FakeServer) -> None:
+    server.tape = [graph_event("RUNNING"), graph_event("COMPLETED")]
+    assert on("tail", "--graph", "count words", "--since", "earliest").code == 0
+    assert server.subscriptions[-1]["data"] == {"graph_id": GRAPH_ID, "strict": True, "since": "earliest"}
+    server.job_tape = [
+        {"event_type": "task_started", "data": {"total": 3}},
+        {"event_type": "task_completed", "data": {"ok": "\x1b[2Jé"}},
+    ]
+    result = on("tail", "--job", "j/1", "--since", "5m")
+    assert server.subscriptions[-1]["data"] == {"job_id": "j/1", "strict": True, "since": {"seconds": 300.0}}
+    assert result.out == '    1 task_started {"total":3}\n    2 task_completed {"ok":"\\u001b[2Jé"}\n'
+
+
+def test_tail_for_a_time(on: Call, server: FakeServer) -> None:
+    server.ends = False
+    assert on("tail", EXECUTION_ID, "--timeout", "0.3").code == 124
+
+
+@pytest.mark.parametrize("since", ["yesterday", "abc-x", "-5"])
+def test_tail_refuses_other_places(on: Call, since: str) -> None:
+    assert on("tail", EXECUTION_ID, f"--since={since}").code == 2
+
+
+def test_replay_prints_all_pages(on: Call, server: FakeServer) -> None:
+    result = on("replay", EXECUTION_ID[:8], "--speed", "max")
+    assert (result.code, result.out, result.err) == (0, PLAIN_LINES, "")
+    server.ends = False
+    result = on("replay", EXECUTION_ID, "--speed", "10x", "--output", "jsonl")
+    assert [json.loads(text)["offset"] for text in result.out.splitlines()] == list(range(1, 10))
+    assert "it goes on" in result.err
+
+
+def test_replay_keeps_the_pace(on: Call) -> None:
+    import time
+
+    begin = time.monotonic()
+    assert on("replay", EXECUTION_ID, "--speed", "0.1x").code == 0
+    assert time.monotonic() - begin >= 0.8  # 9 events, 10 ms apart, ten times slower
+
+
+def test_replay_of_a_job(on: Call, server: FakeServer) -> None:
+    server.job_tape = [{"event_type": "task_started", "data": 1}]
+    assert on("replay", "--job", "a/b").out == "    1 task_started 1\n"
+    server.job_tape = []
+    assert on("replay", "--job", "a/b").err == "no events yet\n"
+    assert on("replay", "--speed", "0").code == 2
+    assert on("replay", EXECUTION_ID, "--speed", "fast").code == 2
+
+
+def test_publish_prints_the_position(
+    on: Call, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = on("publish", "j 1/x", "task_progress", "--data", '{"done": 1}', "--idempotency-key", "k")
+    assert (result.code, result.out) == (0, f"{EPOCH}-7\n")
+    assert server.requests[-1] == (
+        "POST",
+        "/api/jobs/j 1/x/events",
+        {"event_type": "task_progress", "data": {"done": 1}, "idempotency_key": "k"},
+    )
+    (tmp_path / "e.json").write_text("[1]")
+    on("publish", "j", "t", "--data", "@e.json", "--timestamp", "2026-01-01T00:00:00Z")
+    assert server.requests[-1][2] == {"event_type": "t", "data": [1], "timestamp": "2026-01-01T00:00:00Z"}
+    monkeypatch.setattr("sys.stdin", io.StringIO('"x"'))
+    on("publish", "j", "t", "--data", "-")
+    assert server.requests[-1][2] == {"event_type": "t", "data": "x"}
+    assert on("publish", "j", "t", "--data", "plain").code == 2
+
+
+def test_graphs(on: Call, server: FakeServer, tmp_path: Path) -> None:
+    result = on("graphs", "list")
+    assert result.out.splitlines()[1].split(None, 2) == [GRAPH_ID, "3", "Count words  Counts the words of a text."]
+    assert json.loads(on("graphs", "list", "--output", "json").out)[0]["id"] == GRAPH_ID
+    shown = on("graphs", "show", "Count words").out
+    assert "  input   text  (string, required)" in shown
+    assert "  output  words" in shown
+    assert "            result -> count.text" in shown
+    assert json.loads(on("graphs", "show", GRAPH_ID, "--output", "json").out)["name"] == "Count words"
+    (tmp_path / "g.json").write_text(json.dumps({"graph": {"name": "G", "nodes": [], "links": []}}))
+    assert on("graphs", "import", "g.json").out == "new-1\n"
+    (tmp_path / "no.json").write_text("[]")
+    result = on("graphs", "import", "no.json")
+    assert result.code == 2
+    assert "holds no graph" in result.err
+
+
+def test_executions(on: Call, server: FakeServer) -> None:
+    assert EXECUTION_ID in on("executions", "list").out
+    assert (
+        json.loads(on("executions", "list", "--graph", "Count words", "--output", "json").out)[0]["id"] == EXECUTION_ID
+    )
+    result = on("executions", "show", EXECUTION_ID[:6])
+    assert (result.out, result.code) == ("words: 2\n", 0)
+    result = on("executions", "stop", EXECUTION_ID)
+    assert result.out == "TERMINATED\n"
+    assert server.requests[-1][1].endswith("/stop")
+    assert on("executions", "show", "zzz").code == 6
