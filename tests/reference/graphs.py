@@ -17,7 +17,7 @@ lacks that pin", counted per pin: the i-th value of a pin goes to the i-th execu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -48,7 +48,8 @@ class Source:
     kind: str  # small (a number near zero) | number | list | dict | any
     single: bool  # never more than one value
     ordered: bool  # in a fixed order (one run of one node)
-    static: bool  # its links are static
+    static: bool  # its links are static, because the block says so or the link does
+    flag: bool = False  # what a link from here says
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Draft:
 
     def feed(self, sources: list[Source], sink_id: str, sink_name: str) -> None:
         for source in sources:
-            self.link(source.node_id, source.name, sink_id, sink_name, is_static=source.static)
+            self.link(source.node_id, source.name, sink_id, sink_name, is_static=source.flag)
 
     def gives(self, node_id: str, pins: dict[str, str], once: bool, *, static: bool = False) -> None:
         for name, kind in pins.items():
@@ -121,7 +122,8 @@ def small_graphs(draw: st.DrawFn, *, failures: bool = False, max_nodes: int = 9)
             return []
         chosen = draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=at_most, unique=True))
         # A link of a source that is not static may still be: then the sink keeps its last value.
-        return [Source(s.node_id, s.name, s.kind, s.single, s.ordered, s.static or draw(st.booleans())) for s in chosen]
+        flags = [draw(st.booleans()) for _ in chosen]
+        return [replace(s, static=s.static or flag, flag=flag) for s, flag in zip(chosen, flags, strict=True)]
 
     def store() -> None:
         kind = draw(st.sampled_from(["small", "small", "list"]))
@@ -167,7 +169,7 @@ def small_graphs(draw: st.DrawFn, *, failures: bool = False, max_nodes: int = 9)
             calm = [s for s in d.sources if s.single and s.kind in (kind, "small")]
             if calm:
                 s = draw(st.sampled_from(calm))
-                feeds[pins[1]] = [Source(s.node_id, s.name, s.kind, s.single, s.ordered, static=True)]
+                feeds[pins[1]] = [replace(s, static=True, flag=not s.static)]
             if not calm or runs_once(list(feeds.values())) is None:
                 del feeds[pins[1]]
         once = runs_once(list(feeds.values()))

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from livetape.errors import ConfigError
-from livetape.settings import EngineSettings, Settings, is_loopback, load_settings, read_or_create_secret, signing_key
+from livetape.gateway.options import GatewayOptions
+from livetape.settings import (
+    EngineSettings,
+    GatewaySettings,
+    Settings,
+    is_loopback,
+    load_settings,
+    read_or_create_secret,
+    signing_key,
+)
 from livetape.settings.load import fields, variable_of
 
 KEY = "k" * 40
@@ -180,6 +189,12 @@ def test_loopback(host: str, expected: bool) -> None:
 def test_a_lease_must_leave_time_to_renew() -> None:
     with pytest.raises(ValueError, match="half of lease_seconds"):
         EngineSettings(lease_seconds=5, renew_seconds=4)
+
+
+def test_every_option_of_the_gateway_can_be_set_and_has_one_default() -> None:
+    settings = GatewaySettings()
+    for name, field in GatewayOptions.model_fields.items():
+        assert getattr(settings, name) == field.default, name
 
 
 def test_the_seeds_names_are_fallbacks(tmp_path: Path) -> None:

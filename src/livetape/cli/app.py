@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -89,10 +88,9 @@ def run(argv: Sequence[str]) -> int:
     app = App()
     try:
         result = cli.main(list(argv), prog_name="livetape", standalone_mode=False, obj=app)
-    except BrokenPipeError:
-        # The reader of our output has had enough (`livetape tail ... | head`): say nothing at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as exc:
+        # click's answer when the reader of our output has had enough (`livetape tail ... | head`): that is no error
+        return 0 if isinstance(exc.__context__, BrokenPipeError) else int(exc.code or 0)
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message(), err=True)
         return exc.exit_code

@@ -147,8 +147,10 @@ def describe(error: BaseException) -> str:
         because, set_by, fix = error.because, error.set_by, error.fix
     elif isinstance(error, GraphValidationError):
         because = node_problems(error.node_errors)
-    elif error.__cause__ is not None:
-        because = str(error.__cause__) or type(error.__cause__).__name__
+    elif isinstance(error, LivetapeError):
+        fix = str(error.context["fix"]) if error.context.get("fix") else None
+        if error.__cause__ is not None and str(error.__cause__) not in what:
+            because = str(error.__cause__) or type(error.__cause__).__name__
     return "\n".join(_lines(row, what, because, set_by, fix or row.fix))
 
 

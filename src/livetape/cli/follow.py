@@ -154,17 +154,17 @@ def _told(method: str, message: dict[str, Any], notice: Callable[[str], None]) -
         raise _ReconnectError(method)
 
 
-def _refusal(reply: dict[str, Any], topic: Topic) -> CommandError:
-    code = reply.get("code")
-    if code in {"not_found", "not_authorized", None} and "not" in str(reply.get("error", "")).lower():
+def _refusal(reply: dict[str, Any], topic: Topic) -> Exception:
+    text, code = str(reply.get("error")), reply.get("code")
+    if reply.get("retry"):
+        return _ReconnectError(text)
+    if code == "not_found" or text == "Not found":
         return CommandError(
             "not_found",
             f"there is no {topic.name}, or this user may not see it",
             fix="see livetape executions list, livetape graphs list",
         )
-    if code == "position_lost":
-        return CommandError("position_lost", "the position is not on this tape any more", fix="use --since earliest")
-    return CommandError("server", f"the server refuses to follow {topic.name}", because=str(reply.get("error")))
+    return CommandError("bad_input", f"the server does not follow {topic.name}", because=text)
 
 
 def _problem(exc: BaseException) -> str:

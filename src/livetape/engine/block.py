@@ -11,6 +11,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
@@ -93,13 +94,16 @@ class BlockContext:
 
 PinValue: TypeAlias = tuple[str, Any]
 
+VECTOR_TIME = datetime(2025, 1, 2, 22, 4, 5, 678_901, tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Vector:
     """One example that a block carries: the input pins and the exact outputs, in order.
 
-    `raises` names an error class and `matching` a part of its text, for inputs that must be refused. `files` are
-    written to the block's folder first. A value of `ANY` in `outputs` matches everything.
+    It runs at VECTOR_TIME, and waiting takes no time. `raises` names an error class and `matching` a part of its text,
+    for inputs that must be refused. `files` are written to the block's folder first. A value of `ANY` in `outputs`
+    matches everything.
     """
 
     input: Mapping[str, Any]
@@ -121,6 +125,40 @@ class _Any:
 
 
 ANY: Any = _Any()
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a model with its definitions put where they are used (a wire fact of the seed).
+
+    A model that contains itself keeps its definitions: there is no end to putting those in.
+    """
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    try:
+        inlined: dict[str, Any] = _inlined(schema, definitions, ())
+    except RecursionError:
+        return {**schema, "$defs": definitions}
+    return inlined
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any], inside: tuple[str, ...]) -> Any:
+    if isinstance(part, list):
+        return [_inlined(item, definitions, inside) for item in part]
+    if not isinstance(part, dict):
+        return part
+    name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+    if name in inside:
+        raise RecursionError
+    if name in definitions:
+        beside = {key: value for key, value in part.items() if key != "$ref"}
+        return {**_inlined(definitions[name], definitions, (*inside, name)), **_inlined(beside, definitions, inside)}
+    # A discriminator's mapping points at definitions; a property of that name is a schema and has none.
+    return {
+        key: _inlined(value, definitions, inside)
+        for key, value in part.items()
+        if not (key == "discriminator" and isinstance(value, dict) and "mapping" in value)
+    }
+
 
 In = TypeVar("In", bound=BlockSchema)
 
@@ -177,8 +215,8 @@ class Block(ABC, Generic[In]):
         return {
             "id": self.id,
             "name": self.name,
-            "inputSchema": self.Input.model_json_schema(),
-            "outputSchema": self.Output.model_json_schema(),
+            "inputSchema": inlined_schema(self.Input),
+            "outputSchema": inlined_schema(self.Output),
             "description": self.description,
             "categories": [{"category": c.name, "description": c.value} for c in self.categories],
             "contributors": [],

@@ -19,7 +19,7 @@ class Backoff:
 
     def next(self) -> float:
         """Seconds to wait now: between half and the whole of the present step."""
-        step = min(self._longest, self._first * 2 ** min(self.tries, 30))
+        step = min(self._longest, self._first * 2.0 ** min(self.tries, 30))
         self.tries += 1
         return step * (0.5 + self._jitter() / 2)
 

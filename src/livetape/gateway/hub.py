@@ -9,7 +9,7 @@ from livetape.events.codec import Envelope
 from livetape.gateway.messages import Push, TapeEvent
 from livetape.gateway.recovery import Tail
 from livetape.gateway.subjects import Kind
-from livetape.gateway.topic import Topic, TopicKey
+from livetape.gateway.topic import Tally, Topic, TopicKey
 
 GRAPH_UPDATE: Final = "graph_execution_update"
 COMMUNICATION_ERROR: Final = "error_comms_update"
@@ -22,6 +22,7 @@ class Hub:
         self._tail_max_events = tail_max_events
         self._tail_max_bytes = tail_max_bytes
         self._max_event_bytes = max_event_bytes
+        self.tally = Tally()
         self._topics: dict[TopicKey, Topic] = {}
         self._routes: dict[str, list[Topic]] = {}
         self._listeners: dict[str, set[Callable[[Push], bool]]] = {}
@@ -41,6 +42,7 @@ class Hub:
                 proven=key.reader is None or key.subject.channel_proves_owner,
                 tail=Tail(self._tail_max_events, self._tail_max_bytes),
                 max_event_bytes=self._max_event_bytes,
+                tally=self.tally,
             )
             self._routes.setdefault(pattern, []).append(topic)
         topic.references += 1
@@ -85,10 +87,12 @@ class Hub:
         if not members:
             self._listeners.pop(channel, None)
 
-    def notify(self, channel: str, push: Push) -> tuple[int, int]:
-        """Hand a push to the listeners of a channel; returns how many took it and how many had no room."""
-        taken = [put(push) for put in self._listeners.get(channel, ())]
-        return sum(taken), len(taken) - sum(taken)
+    def notify(self, channel: str, push: Push) -> None:
+        """Hand a push to the listeners of a channel. There is no log of these: who has no room misses it."""
+        listeners = self._listeners.get(channel, ())
+        taken = sum(put(push) for put in listeners)
+        self.tally.delivered += taken
+        self.tally.refused += len(listeners) - taken
 
 
 def event_for(kind: Kind, envelope: Envelope) -> TapeEvent | None:

@@ -80,21 +80,13 @@ class TapeReader:
         return low
 
     async def heal(self, topic: Topic) -> None:
-        """Bring a topic to the end of its tape, so that its members miss nothing. One at a time per topic."""
-        if topic.healing or not topic.begun or topic.denied:
-            return
-        topic.healing = True
-        topic.start_reading()
-        try:
-            await self._heal(topic)
-        finally:
-            topic.healing = False
-            topic.stop_reading()
+        """Bring a topic to the end of its tape, so that its members miss nothing.
 
-    async def _heal(self, topic: Topic) -> None:
-        self._metrics.count("gateway_heals_total", kind=topic.subject.kind.value)
+        The caller sees to it that only one does so, between `start_reading` and `stop_reading`.
+        """
         pace, unavailable, missing = Pace(self._options), Backoff(), Backoff(first=0.02)
-        while topic.references:
+        while topic.references and not topic.denied:
+            topic.stale = False
             try:
                 tape = await self.describe(topic.subject)
                 if not may_read(topic, tape, self._options):
@@ -114,9 +106,9 @@ class TapeReader:
             unavailable.reset()
             merged = merge(topic.position, events, topic.tail)  # it may have gone on by itself meanwhile
             topic.apply(merged.items)
-            if not merged.behind and not more:
+            if not merged.behind and not more and not topic.stale:
                 return
-            if topic.position == before and not more:
+            if topic.position == before and merged.behind:
                 if missing.tries >= HEAL_TRIES:
                     self._give_up(topic)
                     return

@@ -61,10 +61,20 @@ class TopicKey:
     reader: Principal | None = None
 
 
+@dataclass(slots=True)
+class Tally:
+    """What was handed over since it was last looked at. Counted per push, not per recipient."""
+
+    delivered: int = 0
+    refused: int = 0
+
+
 class Topic:
     """One tape, live."""
 
-    def __init__(self, key: TopicKey, pattern: str, *, proven: bool, tail: Tail, max_event_bytes: int) -> None:
+    def __init__(
+        self, key: TopicKey, pattern: str, *, proven: bool, tail: Tail, max_event_bytes: int, tally: Tally
+    ) -> None:
         self.key = key
         self.pattern = pattern
         self.groups: dict[Form, Group] = {}
@@ -80,13 +90,15 @@ class Topic:
         self.denied = False
         """It turned out to be somebody else's: nothing is ever delivered."""
         self.final = False
-        self.healing = False
+        self.repairing = False
+        """Somebody reads its log to bring it up to date."""
+        self.stale = False
+        """Messages may have been lost since the log was last asked."""
         self.references = 0
         """How many hold it (`Hub.hold`)."""
-        self.delivered = 0
-        self.refused = 0
         self._readers = 0
         self._max_event_bytes = max_event_bytes
+        self._tally = tally
 
     def __repr__(self) -> str:
         return f"Topic({self.key.subject.kind} {self.key.subject.id} at {self.position})"
@@ -105,7 +117,7 @@ class Topic:
         self.final = final
         kept = list(self.tail)
         self.tail.clear()
-        return sum(self.offer(event) for event in kept) > 0
+        return sum(self.offer(event) for event in kept) > 0 or self.stale
 
     def offer(self, event: TapeEvent) -> bool:
         """A live event. True: it does not join on, somebody has to read the log (`TapeReader.heal`)."""
@@ -159,6 +171,10 @@ class Topic:
         for group in tuple(self.groups.values()):
             # Who has no room for this reads the log later, finds the same gap there, and is told then.
             self._hand(Push(group.form.gap(gap.first, gap.last, gap.epoch)), group.members(), before)
+
+    def lose_unknown(self) -> None:
+        """Tell everybody that events may be gone, nobody knows which: there is no log to ask."""
+        self.lose(Gap(None, None, self.position.epoch or None))
 
     def move(self, position: Position) -> None:
         """The tape was born again: go on from here. Everybody is told."""
@@ -233,9 +249,9 @@ class Topic:
     def _hand(self, push: Push, members: Collection[Member], before: Position | None) -> None:
         """The hot path. `before` is where those who refuse go on reading later; None for what is not on the tape."""
         refused = [member for member in members if not member.put(push)]
-        self.delivered += len(members)
+        self._tally.delivered += len(members) - len(refused)
         if refused:
-            self.refused += len(refused)
+            self._tally.refused += len(refused)
             if before is not None:
                 for member in refused:
                     for form in tuple(self.groups):

@@ -96,7 +96,9 @@ class SqliteDatabase(Database):
 
 
 def _core_connection(raw: sqlite3.Connection) -> Connection:
-    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+    engine = create_engine(
+        "sqlite://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+    )
     return engine.connect()
 
 

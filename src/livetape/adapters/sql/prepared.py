@@ -6,7 +6,7 @@ of an execution has five statements. The statement is still written once in Core
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -28,42 +28,44 @@ class Prepared:
     def __init__(self, statement: UpdateBase, columns: Iterable[str] | None = None) -> None:
         self._statement = statement
         self._columns = None if columns is None else list(columns)
-        self._compiled: dict[str, tuple[str, list[str]]] = {}
+        self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
-    def run(self, db: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    def run(self, db: Connection, rows: Sequence[dict[str, Any]]) -> int:
         """Execute for each row of parameters; returns how many rows of the table it changed."""
-        sql, order = self._sql(db)
+        sql, order, constants = self._sql(db)
         cursor = db.connection.cursor()
         try:
             if len(rows) == 1:
-                cursor.execute(sql, _positional(rows[0], order))
+                cursor.execute(sql, _positional(constants | rows[0], order))
             else:
-                cursor.executemany(sql, [_positional(row, order) for row in rows])
+                cursor.executemany(sql, [_positional(constants | row, order) for row in rows])
             return cursor.rowcount
         finally:
             cursor.close()
 
-    def one(self, db: Connection, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    def one(self, db: Connection, row: dict[str, Any]) -> tuple[Any, ...] | None:
         """Execute with RETURNING; the one row it returned, or None."""
-        sql, order = self._sql(db)
+        sql, order, constants = self._sql(db)
         cursor = db.connection.cursor()
         try:
-            cursor.execute(sql, _positional(row, order))
+            cursor.execute(sql, _positional(constants | row, order))
             found: tuple[Any, ...] | None = cursor.fetchone()
             return found
         finally:
             cursor.close()
 
-    def _sql(self, db: Connection) -> tuple[str, list[str]]:
+    def _sql(self, db: Connection) -> tuple[str, list[str], dict[str, Any]]:
         name = db.dialect.name
         found = self._compiled.get(name)
         if found is None:
             compiled = self._statement.compile(dialect=db.dialect, column_keys=self._columns)
             order = getattr(compiled, "positiontup", None)
             assert order is not None, "the drivers in use take positional parameters"
-            found = self._compiled[name] = (str(compiled), list(order))
+            # values that stand in the statement itself
+            constants = {key: value for key, value in compiled.params.items() if value is not None}
+            found = self._compiled[name] = (str(compiled), list(order), constants)
         return found
 
 
-def _positional(row: Mapping[str, Any], order: Sequence[str]) -> tuple[Any, ...]:
+def _positional(row: dict[str, Any], order: Sequence[str]) -> tuple[Any, ...]:
     return tuple([row[name] for name in order])

@@ -102,8 +102,10 @@ async def _tail(
 async def names_of(client: Client, push: Push) -> Names:
     """Names of the nodes of the graph that this event is about; without them ids are shown."""
     data = push.data if isinstance(push.data, dict) else {}
+    if not data.get("graph_id"):
+        return Names({}, ())
     try:
-        graph = await client.graph(str(data.get("graph_id")), data.get("graph_version"))
+        graph = await client.graph(str(data["graph_id"]), data.get("graph_version"))
         return Names(graph, await client.get("/api/blocks"))
     except CommandError:
         return Names({}, ())

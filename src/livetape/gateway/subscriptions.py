@@ -1,0 +1,203 @@
+"""Opens subscriptions: whose the tape is, where to listen, from which position on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from livetape.auth import Principal
+from livetape.clock import Clock
+from livetape.errors import NotFoundError
+from livetape.events.log import Position, Tape
+from livetape.gateway.broadcaster import Broadcaster
+from livetape.gateway.forms import Form
+from livetape.gateway.hub import Hub
+from livetape.gateway.messages import Push, Since, SinceLast, SincePosition, SinceSeconds
+from livetape.gateway.options import GatewayOptions
+from livetape.gateway.reader import Sleep, TapeReader
+from livetape.gateway.session import Subscribed
+from livetape.gateway.subjects import Access, Subject
+from livetape.gateway.subscription import Client, Subscription
+from livetape.gateway.topic import Topic, TopicKey
+from livetape.observability import Metrics
+
+NOTHING = Subscribed(epoch=None, offset=0, recovered=False, count=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A subscription that can begin. `topic` is held: `Subscriptions.begin` or `give_back` comes next, at once.
+
+    `topic` is None for what belongs to somebody else: it is answered like an id that nobody knows, and is silent.
+    `start` None means where the topic stands. `lost`: the position asked for cannot be continued.
+    """
+
+    topic: Topic | None
+    start: Position | None
+    result: Subscribed
+    lost: bool = False
+
+
+class Subscriptions:
+    """The one way to watch a tape, for sockets and HTTP streams."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        broadcaster: Broadcaster,
+        reader: TapeReader,
+        options: GatewayOptions,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._hub = hub
+        self._broadcaster = broadcaster
+        self._reader = reader
+        self._options = options
+        self._metrics = metrics
+        self._clock = clock
+        self._sleep = sleep
+
+    async def open(
+        self, subject: Subject, principal: Principal, since: Since | None, *, strict: bool = False
+    ) -> Opening:
+        """For this principal.
+
+        Raises:
+            NotFoundError: `strict`, and there is no such tape that it may see.
+            LogUnavailableError: the owner cannot be looked up.
+        """
+        tape = await self._reader.describe(subject)
+        access = subject.access(tape, principal, self._options.jobs_unowned)
+        if access is not Access.GRANTED and strict:
+            raise NotFoundError
+        if access is Access.DENIED:
+            return Opening(None, None, NOTHING)
+        if access is Access.UNKNOWN:
+            opening = await self._open_unknown(subject, principal)
+            if opening is not None:
+                return opening
+            tape = await self._reader.describe(subject)  # it has come meanwhile
+        assert tape is not None
+        return await self.open_tape(subject, tape, since)
+
+    async def open_tape(self, subject: Subject, tape: Tape, since: Since | None) -> Opening:
+        """For whoever may see this tape."""
+        topic = await self._hold(TopicKey(subject), subject.bus_pattern(tape, tape.owner or ""))
+        try:
+            if not topic.begun:
+                # Only now does the bus deliver: what was written before is in this answer, the rest will come.
+                tape = await self._reader.describe(subject) or tape
+                self._begin_topic(topic, tape.position, final=tape.final)
+            return await self._resolve(topic, tape, since)
+        except BaseException:
+            self._release(topic)
+            raise
+
+    async def _open_unknown(self, subject: Subject, principal: Principal) -> Opening | None:
+        """No owner is known. None when there is one after all."""
+        topic = await self._hold(TopicKey(subject, principal), subject.bus_pattern(None, principal.user_id))
+        try:
+            if not topic.begun:
+                tape = await self._reader.describe(subject)
+                if subject.access(tape, principal, self._options.jobs_unowned) is Access.GRANTED:
+                    self._release(topic)
+                    return None
+                self._begin_topic(topic, tape.position if tape is not None else Position("", 0), final=False)
+            return Opening(topic, None, NOTHING)
+        except BaseException:
+            self._release(topic)
+            raise
+
+    def begin(
+        self,
+        opening: Opening,
+        form: Form,
+        client: Client,
+        *,
+        each: bool,
+        announce: bool,
+        on_finished: Callable[[], None] = lambda: None,
+    ) -> Subscription | None:
+        """Start the events of an opening. None when there will be none."""
+        if opening.topic is None:
+            if announce:
+                _say_complete(form, client)
+            return None
+        subscription = Subscription(
+            opening.topic,
+            form,
+            client,
+            each=each,
+            reader=self._reader,
+            heal=self._broadcaster.heal,
+            release=self._release,
+            options=self._options,
+            metrics=self._metrics,
+            sleep=self._sleep,
+            on_finished=on_finished,
+        )
+        subscription.start(opening.start, announce=announce)
+        return subscription
+
+    def give_back(self, opening: Opening) -> None:
+        """Instead of `begin`: nobody wants it any more."""
+        if opening.topic is not None:
+            self._release(opening.topic)
+
+    # ---- topics ----------------------------------------------------------------------------------------------------
+
+    async def _hold(self, key: TopicKey, pattern: str) -> Topic:
+        topic = self._hub.hold(key, pattern)
+        try:
+            await self._broadcaster.acquire(topic.pattern)
+        except BaseException:
+            self._hub.release(topic)
+            raise
+        return topic
+
+    def _release(self, topic: Topic) -> None:
+        self._hub.release(topic)
+        self._broadcaster.release(topic.pattern)
+
+    def _begin_topic(self, topic: Topic, position: Position, *, final: bool) -> None:
+        if not topic.begun and topic.begin(position, final=final):
+            self._broadcaster.heal(topic)
+
+    # ---- positions -------------------------------------------------------------------------------------------------
+
+    async def _resolve(self, topic: Topic, tape: Tape, since: Since | None) -> Opening:
+        """Where to start on a tape that may be read, and what to say about it."""
+        floor = max(0, tape.first_offset - 1)
+        top = max(tape.offset, topic.position.offset) if topic.position.epoch == tape.epoch else tape.offset
+        match since:
+            case None | "latest":
+                return _at_the_end(topic)
+            case "earliest":
+                start = floor
+            case SinceLast(last=count):
+                start = max(floor, top - count)
+            case SinceSeconds(seconds=seconds):
+                time = self._clock.now() - timedelta(seconds=seconds)
+                start = await self._reader.offset_at(topic.subject, tape, time)
+            case SincePosition(epoch=epoch, offset=start):
+                # A position where nothing was missed yet holds even when everything before it is trimmed.
+                if epoch != tape.epoch or start > top or (start < floor and start < top):
+                    return _at_the_end(topic, lost=True)
+        result = Subscribed(tape.epoch, top, recovered=True, count=top - start)
+        return Opening(topic, Position(tape.epoch, start), result)
+
+
+def _at_the_end(topic: Topic, *, lost: bool = False) -> Opening:
+    position = topic.position
+    return Opening(topic, None, Subscribed(position.epoch, position.offset, recovered=not lost, count=0), lost)
+
+
+def _say_complete(form: Form, client: Client) -> None:
+    data = form.replay_complete(Position("", 0))
+    if data is not None:
+        client.outbox.force(Push(data))
