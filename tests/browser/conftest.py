@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from browser.fake_server import FakeServer
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 import support
+from browser.fake_server import FakeServer
 
 CHROMIUM_ARGUMENTS = [
     "--headless=new",

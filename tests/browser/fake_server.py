@@ -132,7 +132,7 @@ class FakeServer:
             "user_id": USER, "created_at": now(),
             "nodes": [
                 {"id": "n-in", "block_id": INPUT_BLOCK, "input_default": {"name": "text"}, "metadata": {}},
-                {"id": "n-work", "block_id": WORK_BLOCK, "input_default": {}, "metadata": {"name": "Read the chapters"}},
+                {"id": "n-work", "block_id": WORK_BLOCK, "input_default": {}, "metadata": {"name": "Read chapters"}},
                 {"id": "n-out", "block_id": OUTPUT_BLOCK, "input_default": {"name": "words"}, "metadata": {}},
             ],
             "links": [],
@@ -169,7 +169,8 @@ class FakeServer:
             node_exec_id,
             {
                 "user_id": USER, "graph_id": execution.graph["id"], "graph_version": 1, "graph_exec_id": execution.id,
-                "node_exec_id": node_exec_id, "node_id": node_id, "block_id": block, "input_data": {}, "output_data": {},
+                "node_exec_id": node_exec_id, "node_id": node_id, "block_id": block,
+                "input_data": {}, "output_data": {},
                 "add_time": now(), "queue_time": None, "start_time": None, "end_time": None,
             },
         )  # fmt: skip
@@ -302,7 +303,8 @@ class FakeServer:
 
     async def _blocks(self, _: Request) -> Response:
         names = {INPUT_BLOCK: "AgentInputBlock", WORK_BLOCK: "TextSplitBlock", OUTPUT_BLOCK: "AgentOutputBlock"}
-        return JSONResponse([{"id": key, "name": name} for key, name in names.items()])
+        kinds = {INPUT_BLOCK: "Input", WORK_BLOCK: "Standard", OUTPUT_BLOCK: "Output"}
+        return JSONResponse([{"id": key, "name": name, "uiType": kinds[key]} for key, name in names.items()])
 
     # --- WebSocket ----------------------------------------------------------------------------------------------------
 
@@ -456,8 +458,11 @@ async def play(server: FakeServer, execution: Execution, *, pace: float = 0.25, 
         await asyncio.sleep(pace)
         if execution.stop.is_set():
             return
-        await server.output(execution, "n-work", "chunk", f"Chapter {chunk}: down the rabbit hole, {chunk * 2117} words")
+        await server.output(
+            execution, "n-work", "chunk", f"Chapter {chunk}: down the rabbit hole, {chunk * 2117} words"
+        )
         await server.node_event(execution, "n-out", "QUEUED", run=chunk)
+        execution.nodes[f"n-out-run-{chunk}"]["input_data"] = {"value": [chunk * 2117]}
         await server.node_event(execution, "n-out", "RUNNING", run=chunk)
         execution.outputs.setdefault("words", []).append(chunk * 2117)
         await server.output(execution, "n-out", "output", chunk * 2117, run=chunk)

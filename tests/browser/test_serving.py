@@ -14,7 +14,9 @@ from starlette.routing import Mount, Route
 from livetape.console import CONTENT_SECURITY_POLICY, create_console
 
 
-async def get(app: Any, path: str, *, method: str = "GET", root_path: str = "", **headers: str) -> tuple[int, dict[str, str], bytes]:
+async def get(
+    app: Any, path: str, *, method: str = "GET", root_path: str = "", **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     """One request without a server: status, headers, body."""
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",

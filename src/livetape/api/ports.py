@@ -75,7 +75,7 @@ class Executions(Protocol):
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
-    ) -> tuple[list[GraphExecutionMeta], int]: ...
+    ) -> tuple[list[tuple[GraphExecutionMeta, Position]], int]: ...
 
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0

@@ -88,9 +88,9 @@ def run(argv: Sequence[str]) -> int:
     app = App()
     try:
         result = cli.main(list(argv), prog_name="livetape", standalone_mode=False, obj=app)
-    except SystemExit as exc:
-        # click's answer when the reader of our output has had enough (`livetape tail ... | head`): that is no error
-        return 0 if isinstance(exc.__context__, BrokenPipeError) else int(exc.code or 0)
+    except SystemExit:
+        # Only click's answer when the reader of our output has had enough (`livetape tail ... | head`): no error.
+        return 0
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message(), err=True)
         return exc.exit_code

@@ -38,7 +38,14 @@ from livetape.errors import LeaseLostError
 from livetape.events.executions import ExecutionStats, ExecutionStatus
 from livetape.events.log import NewEvent
 from livetape.observability import Metrics, get_logger
-from livetape.store.execution_events import execution_outputs, graph_event, node_event, output_event
+from livetape.store.execution_events import (
+    Given,
+    given_outputs,
+    graph_event,
+    in_order,
+    node_event,
+    output_event,
+)
 from livetape.store.executions import (
     ExecutionChange,
     ExecutionRow,
@@ -95,7 +102,7 @@ class Executor:
         self._credits: dict[int, asyncio.Semaphore] = {}
         self._snapshots: dict[int, Snapshots] = {}
         self._stale: dict[int, NodeRun] = {}
-        self._outputs: dict[str, list[Any]] = {}
+        self._given: list[Given] = []
         self._ended = 0
         self._errors = 0
         self._node_seconds = 0.0
@@ -195,7 +202,7 @@ class Executor:
             block = self._blocks.get(node.block_id)
             if node.status is ExecutionStatus.RUNNING and block is not None and block.on_interrupt == "fail":
                 failed[run.seq] = "its worker was lost while it ran"
-        self._outputs = execution_outputs(nodes)
+        self._given = given_outputs(nodes)
         return self._planner.resume(runs, statics=statics, failed=failed, last_seq=nodes[-1].seq)
 
     def _count(self, node: NodeRow) -> None:
@@ -365,9 +372,9 @@ class Executor:
             self._tasks.pop(run.seq, None)
             self._credits.pop(run.seq, None)
             if run.node.output_name is not None and run.status is ExecutionStatus.COMPLETED:
-                self._outputs.setdefault(str(run.inputs.get("name", run.node.output_name)), []).append(
-                    run.inputs.get("value")
-                )
+                assert run.queue_time is not None
+                name = str(run.inputs.get("name", run.node.output_name))
+                self._given.append((run.queue_time, run.seq, name, run.inputs.get("value")))
 
     def _told(self, run: NodeRun) -> NewEvent:
         assert run.add_time is not None
@@ -419,7 +426,7 @@ class Executor:
         )
         step.change = ExecutionChange(status=over.status, status_reason=over.reason, stats=to_json(stats), ended_at=now)
         ended = replace(self.row, status=over.status, status_reason=over.reason, stats=step.change.stats, ended_at=now)
-        step.events.append(graph_event(ended, self._outputs))
+        step.events.append(graph_event(ended, in_order(self._given)))
         self._metrics.count("graph_executions_total", status=over.status.value)
 
 

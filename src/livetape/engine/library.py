@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -64,7 +64,7 @@ class Graphs:
         """The user's active graphs, newest first, at most 250."""
         return [_meta(row) for row in await self._store.list(user_id)]
 
-    async def versions(self, user_id: str, graph_id: str) -> list[GraphModel]:
+    async def versions(self, user_id: str, graph_id: str) -> Sequence[GraphModel]:
         """All versions, newest first. Raises NotFoundError."""
         return [self._model(row) for row in await self._store.versions(user_id, graph_id)]
 

@@ -122,10 +122,10 @@ class Executions:
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
-    ) -> tuple[list[GraphExecutionMeta], int]:
-        """One page, newest first, and how many there are."""
+    ) -> tuple[list[tuple[GraphExecutionMeta, Position]], int]:
+        """One page, newest first, each with the position on its tape as of that state; and how many there are."""
         rows, total = await self._store.list(user_id, graph_id=graph_id, limit=page_size, offset=(page - 1) * page_size)
-        return [_meta(row) for row in rows], total
+        return [(_meta(row), Position(row.epoch, number)) for row, number in rows], total
 
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0

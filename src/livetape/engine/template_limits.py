@@ -18,6 +18,8 @@ from livetape.errors import BlockExecutionError
 MAX_TEMPLATE = 100_000
 # The compiled form of templates up to this length is kept.
 MAX_KEPT = 4_000
+# Compiling takes longer than running, in proportion to this.
+MAX_NODES = 20_000
 MAX_INPUT = 4 * 1024 * 1024
 MAX_VALUE = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024

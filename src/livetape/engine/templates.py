@@ -32,6 +32,7 @@ from livetape.engine.template_limits import (
     FILTER_GUARDS,
     MAX_INPUT,
     MAX_KEPT,
+    MAX_NODES,
     MAX_OUTPUT,
     MAX_TEMPLATE,
     MAX_VALUE,
@@ -107,6 +108,8 @@ def _prepare(tree: nodes.Template) -> None:
     for outside in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport, nodes.Block)):
         name = type(outside).__name__.lower()
         raise TemplateSyntaxError(f"{name} is not available, a template stands alone", outside.lineno)
+    if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+        raise failure(f"has more than {MAX_NODES} parts")
     for node in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))):
         assert isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock)
         weight = STEP * (1 + sum(1 for _ in node.find_all(nodes.Node)))
@@ -220,8 +223,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return value
 
     def compared(self, value: Any) -> Any:
-        size = len(value) if isinstance(value, str) else measure(value, MAX_INPUT)
-        self.spend(STEP + size // 16)
+        self.spend(STEP + _cost_to_compare(value))
         return value
 
     def join_parts(self, context: Context, parts: tuple[Any, ...]) -> str:
@@ -238,6 +240,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         check_operands(operator, left, right)
         return self.weigh(super().call_binop(context, operator, left, right))
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, tuple):
+            self.compared(argument)  # as a key: Python hashes all of it each time
+        return super().getitem(obj, argument)
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """A list of what is allowed: methods that change nothing, and what loops and groups offer."""
         if not super().is_safe_attribute(obj, attr, value):
@@ -252,9 +259,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         return None
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(CALL)
+        self.spend(CALL + sum(map(_cost_to_compare, args)))
         if isinstance(obj, BuiltinFunctionType | MethodType):
             owner = obj.__self__
+            self.spend(_cost_to_compare(owner) if isinstance(owner, list | tuple) else _cost_to_walk(owner))
             if isinstance(owner, str) and obj.__name__ in METHOD_GUARDS:
                 METHOD_GUARDS[obj.__name__](owner, *args)
             elif not isinstance(owner, str | dict | list | tuple | LoopContext | Cycler):
@@ -321,6 +329,7 @@ FILTERS: Final = frozenset({
     "wordwrap", "xmlattr",
 })
 
+COMPARING: Final = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 _STR_METHODS: Final = frozenset({
     "capitalize", "casefold", "center", "count", "endswith", "find", "format", "index", "isalnum", "isalpha",
     "isascii", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust",
@@ -344,15 +353,20 @@ ATTRIBUTES: Final[tuple[tuple[type, frozenset[str] | None], ...]] = (
 )
 
 
-def _metered(function: Callable[..., Any], guard: Callable[..., None] | None = None) -> Callable[..., Any]:
-    """A filter or test that pays for its result. Taking the context also keeps it from running while compiling."""
+def _metered(
+    function: Callable[..., Any], cost: Callable[[Any], int], guard: Callable[..., None] | None = None
+) -> Callable[..., Any]:
+    """A filter or test that pays for its arguments by `cost` and for its result by size.
+
+    Taking the context also keeps it from running while compiling.
+    """
     passes = getattr(function, "jinja_pass_arg", None)
     kind = passes.name if passes is not None else ""
 
     @pass_context
     def run(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         environment = _environment(context)
-        environment.spend(CALL + sum(_cost(argument) for argument in (value, *args)))
+        environment.spend(CALL + sum(map(cost, (value, *args))))
         if guard is not None:
             guard(value, *args, **kwargs)
         if kind:
@@ -367,10 +381,14 @@ def _metered(function: Callable[..., Any], guard: Callable[..., None] | None = N
     return run
 
 
-def _cost(value: Any) -> int:
+def _cost_to_walk(value: Any) -> int:
     if isinstance(value, str):
         return len(value) // 16
     return len(value) if isinstance(value, list | tuple | dict | range) else 0
+
+
+def _cost_to_compare(value: Any) -> int:
+    return (len(value) if isinstance(value, str) else measure(value, MAX_INPUT)) // 16
 
 
 def _paid(environment: _Environment, items: Iterable[Any]) -> Generator[Any, None, None]:
@@ -431,12 +449,15 @@ def _striptags(value: Any) -> str:
 def _all_filters() -> dict[str, Callable[..., Any]]:
     functions: dict[str, Any] = {name: JINJA_FILTERS[name] for name in FILTERS}
     functions |= {"striptags": _striptags, "sum": _sum, "join": _join, "format": _format, " charge": _charge_work}
-    return {name: _metered(function, FILTER_GUARDS.get(name)) for name, function in functions.items()}
+    return {
+        name: _metered(function, _cost_to_compare if name in COMPARING else _cost_to_walk, FILTER_GUARDS.get(name))
+        for name, function in functions.items()
+    }
 
 
 def _all_tests() -> dict[str, Callable[..., Any]]:
     functions: dict[str, Any] = dict(JINJA_TESTS)
-    return {name: _metered(function) for name, function in functions.items()}
+    return {name: _metered(function, _cost_to_compare) for name, function in functions.items()}
 
 
 _FILTERS: Final = _all_filters()

@@ -9,7 +9,7 @@ Per recipient there is one call of `put`: no Pydantic, no JSON, no log, no metri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -26,11 +26,11 @@ NODE_OUTPUT: Final = "node_output_update"
 class Member(Protocol):
     """One subscription as the hub sees it."""
 
-    put: Callable[[Push], bool]
-    """Take it without waiting; False when there is no room."""
-
     each: bool
     """Whether it also gets every single output."""
+
+    def put(self, push: Push, /) -> bool:
+        """Take it without waiting; False when there is no room."""
 
     def fell_behind(self, position: Position) -> None:
         """It was taken out because `put` refused; it has everything up to here."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
@@ -132,10 +132,25 @@ def stored_node_event(execution: ExecutionRow, node: NodeRow) -> NewEvent:
 
 def execution_outputs(nodes: Sequence[NodeRow]) -> dict[str, list[Any]]:
     """`{name: [values]}` of the OUTPUT nodes that completed, in the order in which they were queued."""
-    done = [n for n in nodes if n.output_name is not None and n.status is ExecutionStatus.COMPLETED]
-    done.sort(key=lambda n: (n.queue_time or n.add_time, n.seq))
+    return in_order(given_outputs(nodes))
+
+
+Given: TypeAlias = tuple[datetime, int, str, Any]
+"""What an OUTPUT node gave: when it was queued, its `seq`, the name and the value."""
+
+
+def given_outputs(nodes: Sequence[NodeRow]) -> list[Given]:
+    """What the OUTPUT nodes that completed gave, in no particular order."""
+    return [
+        (node.queue_time or node.add_time, node.seq, node.output_name, from_json(node.inputs).get("value"))
+        for node in nodes
+        if node.output_name is not None and node.status is ExecutionStatus.COMPLETED
+    ]
+
+
+def in_order(given: Sequence[Given]) -> dict[str, list[Any]]:
+    """`{name: [values]}` in the order in which the nodes were queued: nodes that run at once end in any order."""
     outputs: dict[str, list[Any]] = {}
-    for node in done:
-        assert node.output_name is not None
-        outputs.setdefault(node.output_name, []).append(from_json(node.inputs).get("value"))
+    for _, _, name, value in sorted(given, key=lambda one: one[:2]):
+        outputs.setdefault(name, []).append(value)
     return outputs

@@ -180,8 +180,8 @@ class ExecutionStore(ABC):
     @abstractmethod
     async def list(
         self, user_id: str, *, graph_id: str | None = None, limit: int = 25, offset: int = 0
-    ) -> tuple[Sequence[ExecutionRow], int]:
-        """Newest first, and how many there are in all."""
+    ) -> tuple[Sequence[tuple[ExecutionRow, int]], int]:
+        """Newest first, each with the newest number of its tape as of that state; and how many there are in all."""
 
     @abstractmethod
     async def nodes(self, execution_id: str, *, with_outputs: bool = True) -> Sequence[NodeRow]:

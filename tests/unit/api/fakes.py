@@ -188,10 +188,10 @@ class Executions:
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
-    ) -> tuple[list[GraphExecutionMeta], int]:
+    ) -> tuple[list[tuple[GraphExecutionMeta, Position]], int]:
         own = [e for e in self.stored.values() if e.user_id == user_id and graph_id in {None, e.graph_id}]
-        newest_first: list[GraphExecutionMeta] = list(reversed(own))
-        return newest_first[(page - 1) * page_size : page * page_size], len(own)
+        page_of = list(reversed(own))[(page - 1) * page_size : page * page_size]
+        return [(execution, Position("e1", 3)) for execution in page_of], len(own)
 
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0

@@ -20,6 +20,7 @@ def server() -> Iterator[FakeServer]:
     fake = FakeServer()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
     fake.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = uvicorn.Config(fake.app(), log_level="error", ws="websockets-sansio", lifespan="off", loop="asyncio")
     running = uvicorn.Server(config)

@@ -283,7 +283,7 @@ def test_tail_stops_when_the_token_is_refused(on: Call, server: FakeServer, code
 
 
 def test_tail_of_something_that_is_not_there(on: Call, server: FakeServer) -> None:
-    server.refuse_subscribe = "not found"
+    server.refuse_subscribe = "Not found"
     result = on("tail", "nope")
     assert result.code == 6
     assert "there is no execution nope" in result.err
@@ -327,6 +327,16 @@ def test_replay_keeps_the_pace(on: Call) -> None:
     begin = time.monotonic()
     assert on("replay", EXECUTION_ID, "--speed", "0.1x").code == 0
     assert time.monotonic() - begin >= 0.8  # 9 events, 10 ms apart, ten times slower
+
+
+def test_replay_takes_the_time_of_the_data_when_the_page_has_none() -> None:
+    from livetape.cli.commands.replay import _push
+
+    entry = {"offset": 1, "event_type": "node_execution_update", "data": {"add_time": "2026-01-01T00:00:00Z"}}
+    assert str(_push(entry, "e").time) == "2026-01-01 00:00:00+00:00"
+    entry["data"] = {"add_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T00:00:02"}
+    assert str(_push(entry, "e").time) == "2026-01-01 00:00:02+00:00"
+    assert _push({"offset": 1, "event_type": "t", "data": {"timestamp": "yesterday"}}, "e").time is None
 
 
 def test_replay_of_a_job(on: Call, server: FakeServer) -> None:

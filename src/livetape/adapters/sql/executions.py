@@ -166,21 +166,22 @@ class SqlExecutionStore(ExecutionStore):
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, limit: int = 25, offset: int = 0
-    ) -> tuple[Sequence[ExecutionRow], int]:
+    ) -> tuple[Sequence[tuple[ExecutionRow, int]], int]:
         where = execution.c.user_id == user_id
         if graph_id is not None:
             where &= execution.c.graph_id == graph_id
         page = (
-            select(execution)
+            select(execution, tape.c.last_number)
+            .join(tape, tape.c.id == execution.c.tape_id)
             .where(where)
             .order_by(execution.c.created_at.desc(), execution.c.id.desc())
             .limit(limit)
             .offset(offset)
         )
 
-        def read(db: Connection) -> tuple[Sequence[ExecutionRow], int]:
+        def read(db: Connection) -> tuple[Sequence[tuple[ExecutionRow, int]], int]:
             total = db.execute(select(func.count()).select_from(execution).where(where)).scalar_one()
-            return [_row(row) for row in db.execute(page)], total
+            return [_with_number(row) for row in db.execute(page)], total
 
         return await self._database.read(read)
 
@@ -482,6 +483,12 @@ def _get(db: Connection, execution_id: str, user_id: str | None = None) -> Execu
     if row is None:
         raise NotFoundError(f"Graph execution #{execution_id} not found.")
     return _row(row)
+
+
+def _with_number(row: Row[Any]) -> tuple[ExecutionRow, int]:
+    values = dict(row._mapping)
+    number = values.pop("last_number")
+    return ExecutionRow(**values), number
 
 
 def _row(row: Row[Any]) -> ExecutionRow:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Annotated
 
 from fastapi import Body, Header, Path, Query, Response
@@ -30,7 +27,6 @@ from livetape.api.ports import Tapes
 from livetape.api.routers.streams import EVENTS_OPENAPI
 from livetape.errors import ConflictError, LogUnavailableError, NotFoundError
 from livetape.events.channel import execution_tape, graph_tape
-from livetape.events.executions import GraphExecutionMeta as StoredMeta
 from livetape.events.log import Position
 
 MAX_LISTED = 250
@@ -78,10 +74,10 @@ async def start_execution(
 
 
 @router.get("/executions", summary="List all executions")
-async def list_executions(user_id: UserId, executions: ExecutionsDep, tapes: TapesDep) -> list[GraphExecutionMeta]:
-    """The caller's latest 250 executions, newest first. `stream` is null for those that had ended."""
-    found, _ = await _listed(partial(executions.list, user_id, page=1, page_size=MAX_LISTED), tapes)
-    return found
+async def list_executions(user_id: UserId, executions: ExecutionsDep) -> list[GraphExecutionMeta]:
+    """The caller's latest 250 executions, newest first."""
+    found, _ = await executions.list(user_id, page=1, page_size=MAX_LISTED)
+    return [GraphExecutionMeta.of(meta, position) for meta, position in found]
 
 
 @router.get("/graphs/{graph_id}/executions", summary="List graph executions")
@@ -93,13 +89,11 @@ async def list_graph_executions(
     page: Annotated[int, Query(ge=1, le=MAX_VERSION)] = 1,
     page_size: Annotated[int, Query(ge=1, le=100)] = 25,
 ) -> GraphExecutionsPaginated:
-    """A page of the executions of one graph, newest first. Their own `stream` is null for those that had ended."""
+    """A page of the executions of one graph, newest first."""
     tape = await tapes.describe(graph_tape(graph_id))
-    found, total = await _listed(
-        partial(executions.list, user_id, graph_id=graph_id, page=page, page_size=page_size), tapes
-    )
+    found, total = await executions.list(user_id, graph_id=graph_id, page=page, page_size=page_size)
     return GraphExecutionsPaginated(
-        executions=found,
+        executions=[GraphExecutionMeta.of(meta, position) for meta, position in found],
         pagination=Pagination(
             total_items=total,
             total_pages=math.ceil(total / page_size),
@@ -188,24 +182,6 @@ def _refuse_unsupported(body: StartExecution, preset_id: str | None) -> None:
             code="unsupported",
             hint=f"Leave out {', '.join(names)} and retry.",
         )
-
-
-async def _listed(
-    read: Callable[[], Awaitable[tuple[list[StoredMeta], int]]], tapes: Tapes
-) -> tuple[list[GraphExecutionMeta], int]:
-    """A page; those that go on with the position on their tape."""
-    found, total = await read()
-    going_on = [meta.id for meta in found if not meta.status.is_terminal]
-    positions: dict[str, Position] = {}
-    if going_on:
-        described = await asyncio.gather(*(tapes.describe(execution_tape(graph_exec_id)) for graph_exec_id in going_on))
-        positions = {
-            graph_exec_id: tape.position
-            for graph_exec_id, tape in zip(going_on, described, strict=True)
-            if tape is not None
-        }
-        found, total = await read()  # a state must not be older than the position that comes with it
-    return [GraphExecutionMeta.of(meta, positions.get(meta.id)) for meta in found], total
 
 
 async def _own_position(tapes: Tapes, user_id: str, graph_exec_id: str) -> Position | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -103,14 +103,26 @@ async def read_tape(client: Client, path: str) -> AsyncGenerator[Push, None]:
         after = int(entries[-1]["offset"])
 
 
+TIMES = ("ended_at", "end_time", "start_time", "queue_time", "started_at", "add_time", "timestamp")
+"""Fields of events that say when; the first that is set tells when the event happened."""
+
+
 def _push(entry: dict[str, Any], epoch: str | None) -> Push:
-    event_type = str(entry.get("event_type"))
-    time = entry.get("time")
+    data = entry.get("data")
+    fields = data if isinstance(data, dict) else {}
     return Push(
-        METHODS.get(event_type, "job_event"),
-        entry.get("data"),
+        METHODS.get(str(entry.get("event_type")), "job_event"),
+        data,
         int(entry["offset"]),
         entry.get("epoch", epoch),
         bool(entry.get("final")),
-        time=datetime.fromisoformat(time) if isinstance(time, str) else None,
+        time=_time(entry.get("time")) or next((found for name in TIMES if (found := _time(fields.get(name)))), None),
     )
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

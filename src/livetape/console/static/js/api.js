@@ -74,18 +74,18 @@ export const api = {
     }),
 };
 
-/** Names of blocks by id, asked for once; an API without them leaves ids on the page. */
-let blockNames = null;
+/** Blocks by id ({name, kind}), asked for once; an API without them leaves ids on the page. */
+let known = null;
 export async function blocks() {
-  if (!blockNames) {
+  if (!known) {
     try {
-      blockNames = new Map((await api.blocks()).map((block) => [block.id, block.name]));
+      known = new Map((await api.blocks()).map((block) => [block.id, { name: block.name, kind: block.uiType }]));
     } catch (error) {
       if (error.unauthorized || error.name === "AbortError") throw error;
       return new Map();
     }
   }
-  return blockNames;
+  return known;
 }
 
 /** Also where `crypto.randomUUID` is missing (plain http beyond loopback). */

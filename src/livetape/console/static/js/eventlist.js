@@ -47,7 +47,7 @@ export class EventList {
 
   destroy() { this.resized.disconnect(); }
 
-  /** Shows these items; `first` is the running index of the first of them. */
+  /** Shows these items (an array of their own, which does not grow); `first` is the running index of the first. */
   update(items, first) {
     const before = this.first + this.items.length;
     const dropped = first - this.first;
@@ -90,10 +90,7 @@ export class EventList {
     this.empty.hidden = this.items.length > 0;
     if (this.follow) {
       const bottom = height - this.view.clientHeight;
-      if (Math.abs(this.view.scrollTop - bottom) > 1) {
-        this.scrolling = true;
-        this.view.scrollTop = bottom;
-      }
+      if (Math.abs(this.view.scrollTop - bottom) > 1) this.view.scrollTop = bottom;
     }
     this._draw();
     this.fresh.hidden = this.follow || this.unseen === 0;
@@ -214,9 +211,8 @@ export class EventList {
   }
 
   _scrolled() {
-    const atEnd = this.view.scrollTop + this.view.clientHeight >= this._height() - ROW / 2;
-    if (this.scrolling) this.scrolling = false;
-    else if (this.follow && !atEnd) {
+    const atEnd = this.view.scrollTop + this.view.clientHeight >= this.view.scrollHeight - ROW / 2;
+    if (this.follow && !atEnd) {
       this.follow = false;
       this.followBox.checked = false;
       this.unseen = 0;

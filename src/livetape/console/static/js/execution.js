@@ -37,7 +37,7 @@ class ExecutionView {
     this.state = new ExecutionState(); // newest
     this.shown = null; // {state, length}: what a replay shows
     this.graph = null;
-    this.blockNames = new Map();
+    this.blocks = new Map();
     this.announcer = new Announcer();
     this.snapshotTries = 0;
     this.caughtUp = false;
@@ -146,9 +146,9 @@ class ExecutionView {
   async loadNames(snapshot, signal) {
     if (this.graph) return;
     try {
-      const [graph, names] = await Promise.all([api.graph(this.graphId, snapshot.graph_version, { signal }), blocks()]);
+      const [graph, known] = await Promise.all([api.graph(this.graphId, snapshot.graph_version, { signal }), blocks()]);
       this.graph = graph;
-      this.blockNames = names;
+      this.blocks = known;
       this.named = new Map((graph.nodes ?? []).map((node) => [node.id, node]));
       this.relabel = true;
       this.paint();
@@ -292,11 +292,11 @@ class ExecutionView {
     const node = this.named?.get(id);
     const meta = node?.metadata ?? {};
     const given = meta.customized_name || meta.name || meta.title;
-    const block = this.blockNames.get(node?.block_id ?? blockId);
-    const title = block ? blockTitle(block) : "";
+    const block = this.blocks.get(node?.block_id ?? blockId);
+    const title = block ? blockTitle(block.name) : "";
     if (typeof given === "string" && given) return { name: given, block: title };
-    const pin = node?.input_default?.name;
-    if (typeof pin === "string" && pin && /Input|Output/.test(block ?? "")) return { name: pin, block: title };
+    const pin = node?.input_default?.title || node?.input_default?.name;
+    if (typeof pin === "string" && pin && /^(Input|Output)$/.test(block?.kind ?? "")) return { name: pin, block: title };
     return { name: title || `node ${shortId(id)}`, block: "" };
   }
 
@@ -369,12 +369,12 @@ class ExecutionView {
     this.facts.errors.classList.toggle("bad", this.facts.errors.textContent !== "0");
 
     this.drawNodes(state, exec, from, to ?? now, now);
-    this.drawValues(this.inputs, exec.inputs ?? {}, "This execution has no inputs.", (value) => [value]);
-    this.drawValues(this.outputs, exec.outputs ?? {}, ended ? "Nothing was put out." : "Nothing yet.", (value) => (Array.isArray(value) ? value : [value]));
+    const inputs = Object.entries(exec.inputs ?? {}).map(([name, value]) => ({ name, values: [value], total: 1 }));
+    this.drawValues(this.inputs, inputs, "This execution has no inputs.");
+    this.drawValues(this.outputs, ended ? finalOutputs(exec) : this.outputsSoFar(state), ended ? "Nothing was put out." : "Nothing yet.");
 
     const { first, items } = this.memory;
-    const shownItems = replaying ? items.slice(0, Math.max(0, this.shown.index - first)) : items;
-    this.list.update(shownItems, first);
+    this.list.update(items.slice(0, replaying ? Math.max(0, this.shown.index - first) : undefined), first);
     this.replay.update(this.memory);
   }
 
@@ -446,24 +446,43 @@ class ExecutionView {
     });
   }
 
-  drawValues(parent, values, empty, list) {
-    // Compared by the value itself: a frame in which nothing changed leaves the page (and a selection in it) alone.
-    if (parent._shown === values) return;
-    const same = parent._json;
-    const json = quickKey(values);
-    parent._shown = values;
-    if (same === json) return;
-    parent._json = json;
-    const names = Object.keys(values);
-    if (!names.length) { fill(parent, h("p", { class: "empty" }, empty)); parent._json = undefined; return; }
-    fill(parent, names.map((name) => {
-      const all = list(values[name]);
-      const shown = all.length > SHOWN_VALUES ? all.slice(-SHOWN_VALUES) : all;
+  /** What OUTPUT nodes have put out while the execution runs; at its end the execution's own event says it. */
+  outputsSoFar(state) {
+    const found = new Map();
+    for (const node of this.graph?.nodes ?? []) {
+      const told = state.nodes.get(node.id);
+      if (!told || this.blocks.get(node.block_id)?.kind !== "Output") continue;
+      for (const { name, value } of told.taken) {
+        const key = name ?? node.input_default?.name ?? "output";
+        const group = found.get(key) ?? { name: key, values: [], total: 0 };
+        group.values.push(value);
+        found.set(key, group);
+      }
+      const only = found.size && [...found.values()].at(-1);
+      if (only) only.total += told.byStatus.COMPLETED ?? 0;
+    }
+    return [...found.values()].map((group) => ({ ...group, total: Math.max(group.total, group.values.length) }));
+  }
+
+  drawValues(parent, groups, empty) {
+    // A frame in which nothing changed leaves the page (and a selection in it) alone.
+    const key = groups.length ? groups.map(quickKey).join("\u0001") : empty;
+    if (parent._key === key) return;
+    parent._key = key;
+    if (!groups.length) { fill(parent, h("p", { class: "empty" }, empty)); return; }
+    const tops = [...parent.querySelectorAll("pre")].map((pre) => [pre.scrollTop, pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4]);
+    fill(parent, groups.map(({ name, values, total }) => {
+      const shown = values.slice(-SHOWN_VALUES);
       return h("div", { class: "value-group" },
-        h("h3", {}, name, all.length > 1 ? h("span", { class: "times" }, ` ×${count(all.length)}`) : null),
-        all.length > shown.length ? h("p", { class: "faint" }, `the newest ${shown.length} of ${count(all.length)}`) : null,
+        h("h3", {}, name, total > 1 ? h("span", { class: "times" }, ` ×${count(total)}`) : null),
+        total > shown.length ? h("p", { class: "faint" }, `the newest ${shown.length} of ${count(total)}`) : null,
         blocksOf(shown).map((words) => h("pre", { class: "value", tabindex: "0" }, words)));
     }));
+    // Lists that grow stay at their end, unless somebody scrolled them.
+    [...parent.querySelectorAll("pre")].forEach((pre, at) => {
+      const [top, end] = tops[at] ?? [0, true];
+      pre.scrollTop = end ? pre.scrollHeight : top;
+    });
   }
 }
 
@@ -490,13 +509,20 @@ function clip(value) {
 }
 
 /** Enough to see a change without writing megabytes of JSON each time. */
-function quickKey(values) {
-  return Object.entries(values).map(([name, value]) => `${name}\u0000${Array.isArray(value) ? value.length : ""}\u0000${preview(value, 400)}`).join("\u0001");
+function quickKey({ name, values, total }) {
+  return `${name}\u0000${total}\u0000${preview(values.at(-1), 400)}`;
+}
+
+function finalOutputs(exec) {
+  return Object.entries(exec.outputs ?? {}).map(([name, value]) => {
+    const values = Array.isArray(value) ? value : [value];
+    return { name, values, total: values.length };
+  });
 }
 
 function reasonText(data) {
   const reason = data.status_reason;
-  const said = reason ? REASONS[reason] ?? String(reason).replaceAll("_", " ") : "";
+  const said = reason ? REASONS[reason] ?? (/^[a-z_]+$/.test(reason) ? reason.replaceAll("_", " ") : String(reason)) : "";
   const error = data.stats?.error;
   if (error && said) return `${said}: ${error}`;
   return error || said;

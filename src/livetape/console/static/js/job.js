@@ -128,6 +128,6 @@ class JobView {
     const percent = Number(data?.percent ?? data?.progress ?? NaN);
     this.progress.hidden = !Number.isFinite(percent);
     if (Number.isFinite(percent)) this.progress.value = Math.min(100, Math.max(0, percent <= 1 && !Number.isInteger(percent) ? percent * 100 : percent));
-    this.list.update(this.memory.items, this.memory.first);
+    this.list.update(this.memory.items.slice(), this.memory.first);
   }
 }

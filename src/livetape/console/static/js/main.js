@@ -1,7 +1,7 @@
 // The shell: routes in the hash, the connection badge, sign-in.
 
 import { session } from "./api.js";
-import { fill, h, icon, text } from "./dom.js";
+import { fill, h, painter, text } from "./dom.js";
 import { execution } from "./execution.js";
 import { count } from "./format.js";
 import { home } from "./home.js";
@@ -113,7 +113,7 @@ function drawBadge() {
   text(spoken, told.state === "offline" ? "Offline, reconnecting" : told.state === "live" ? "Live" : "");
 }
 
-socket.addEventListener("change", drawBadge);
+socket.addEventListener("change", painter(drawBadge));
 setInterval(() => { if (socket.summary.state === "offline") drawBadge(); }, 250);
 socket.addEventListener("signin", () => app.signIn("The server did not accept this token."));
 socket.addEventListener("trouble", (event) => console.warn("livetape: the server said", event.detail?.error));

@@ -241,6 +241,7 @@ export class Socket extends EventTarget {
         // The position cannot be honoured: take the whole tape as it is now. What came already is dropped by number.
         if (data.epoch && data.epoch !== sub.position?.epoch) sub.position = null;
         this._write({ method: "unsubscribe", id: uuid(), data: { channel: sub.channel } });
+        sub.channel = null; // until the next reply: what still belongs to this one is not for us
         this._send(sub, "earliest");
         return;
       }

@@ -85,6 +85,7 @@ class NodeState {
     this.from = null;
     this.to = null;
     this.outputs = 0;
+    this.taken = []; // {name, value}: the newest of what completed runs took on these pins (OUTPUT nodes)
     this.pins = new Map(); // pin -> {value, count}: the newest value and how many there were
     this.reason = null;
     this.latest = null;
@@ -188,6 +189,11 @@ export class ExecutionState {
       if (run.status) node.byStatus[run.status] -= 1;
       node.byStatus[data.status] = (node.byStatus[data.status] ?? 0) + 1;
       if (data.status === "FAILED") this.failures += 1;
+      const taken = data.status === "COMPLETED" ? data.input_data?.value : null;
+      if (Array.isArray(taken)) {
+        node.taken.push({ name: data.input_data.name?.at?.(-1), value: taken.at(-1) });
+        if (node.taken.length > 50) node.taken.shift();
+      }
       run.status = data.status;
     }
     node.latest = data.status;

@@ -1,0 +1,116 @@
+"""Answers a request for the events of a tape: a page, server-sent events or lines, as it asks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from livetape.errors import PositionLostError
+from livetape.events.log import MAX_READ, EventLog, Position, Tape
+from livetape.gateway.messages import Since, SinceLast, SincePosition, SinceSeconds
+from livetape.gateway.options import GatewayOptions
+from livetape.gateway.page import DEFAULT_LIMIT, read_page
+from livetape.gateway.subjects import Subject
+from livetape.gateway.subscriptions import Subscriptions
+from livetape.gateway.transports.sse import LINES_TYPE, SSE_TYPE, EventStream
+
+SINCE_FORMS: Final = "since is earliest, latest, last:<n>, seconds:<n> or <epoch>-<offset>"
+MAX_NUMBER: Final = 2**53 - 1
+
+
+class TapeResponses:
+    """The HTTP side of the gateway. Whether the caller may read the tape has been checked before."""
+
+    def __init__(self, log: EventLog, subscriptions: Subscriptions, options: GatewayOptions) -> None:
+        self._log = log
+        self._subscriptions = subscriptions
+        self._options = options
+        self._streams: set[EventStream] = set()
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    async def respond(self, request: Request, tape: Tape) -> Response:
+        """The answer, by `Accept`: a stream ends after the final event, a page at once."""
+        accept = request.headers.get("accept", "").lower()
+        for media_type in (SSE_TYPE, LINES_TYPE):
+            if media_type in accept:
+                return self._stream(request, tape, media_type)
+        return await self._page(request, tape)
+
+    def end_all(self) -> None:
+        """The server stops: clients come back with their last position."""
+        for stream in tuple(self._streams):
+            stream.end()
+
+    def _stream(self, request: Request, tape: Tape, media_type: str) -> Response:
+        since = _since(request)
+        if isinstance(since, SincePosition) and tape.final and (since.epoch, since.offset) == (tape.epoch, tape.offset):
+            return Response(status_code=204)  # an EventSource that has seen the end comes back once; this stops it
+        return EventStream(
+            Subject.of_tape(tape.name),
+            tape,
+            since,
+            media_type=media_type,
+            subscriptions=self._subscriptions,
+            options=self._options,
+            retry_ms=random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
+            on_start=self._streams.add,
+            on_end=self._streams.discard,
+        )
+
+    async def _page(self, request: Request, tape: Tape) -> Response:
+        query = request.query_params
+        after = _number("after", query.get("after"), 0, 0, MAX_NUMBER)
+        limit = _number("limit", query.get("limit"), DEFAULT_LIMIT, 1, MAX_READ)
+        types = {name for value in query.getlist("types") for name in value.split(",") if name}
+        body = await read_page(self._log, tape, after=after, limit=limit, types=types)
+        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+def _since(request: Request) -> Since:
+    """`Last-Event-ID` (a browser that reconnects) goes before `?since=`. The default is the whole tape."""
+    last_event_id = request.headers.get("last-event-id")
+    if last_event_id:
+        try:
+            return _position(last_event_id)
+        except PositionLostError:
+            pass  # an id of another stream: begin as if there were none
+    text = request.query_params.get("since", "earliest")
+    if text == "earliest" or text == "latest":
+        return text
+    name, _, digits = text.partition(":")
+    if digits:
+        number = _number(name, digits, 0, 0, MAX_NUMBER, text=SINCE_FORMS)
+        forms: dict[str, Callable[[], Since]] = {
+            "last": lambda: SinceLast(last=number),
+            "seconds": lambda: SinceSeconds(seconds=min(number, 10 * 365 * 86_400)),
+        }
+        if name in forms:
+            return forms[name]()
+    try:
+        return _position(text)
+    except PositionLostError:
+        raise HTTPException(422, SINCE_FORMS) from None
+
+
+def _position(text: str) -> SincePosition:
+    position = Position.parse(text)
+    if position.offset > MAX_NUMBER or len(position.epoch) > 64:
+        raise PositionLostError
+    return SincePosition(epoch=position.epoch, offset=position.offset)
+
+
+def _number(name: str, value: str | None, default: int, least: int, most: int, *, text: str | None = None) -> int:
+    if value is None or value == "":
+        return default
+    if not value.isascii() or not value.isdigit() or len(value) > 16 or not least <= int(value) <= most:
+        raise HTTPException(422, text or f"{name} is a number from {least} to {most}")
+    return int(value)

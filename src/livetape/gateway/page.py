@@ -1,0 +1,59 @@
+"""A page of a tape as one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from pydantic_core import to_json
+
+from livetape.events.log import MAX_READ, Entry, EventLog, Tape
+from livetape.gateway.forms import one_line
+
+DEFAULT_LIMIT: Final = 100
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""A page ends early rather than be larger than about this."""
+
+MAX_SCANNED: Final = 10_000
+"""A page of rare types ends early rather than look at more entries than this."""
+
+
+async def read_page(log: EventLog, tape: Tape, *, after: int, limit: int, types: Collection[str] = ()) -> bytes:
+    """`{"events":[…],"next":…,"epoch":…,"offset":…,"final":…}`.
+
+    `next` is what to give as `after` for the following page: the last offset that was looked at. `offset` is that of
+    the newest event of the tape when the page was begun; nothing is left once `next` has reached it.
+    """
+    events: list[bytes] = []
+    size = scanned = 0
+    reached = after
+    while len(events) < limit and size < MAX_BYTES and scanned < MAX_SCANNED:
+        wanted = MAX_READ if types else limit - len(events)
+        entries = await log.read(tape.name, reached, limit=min(wanted, MAX_READ, 256))
+        for entry in entries:
+            reached = entry.offset
+            scanned += 1
+            if not types or entry.event_type in types:
+                events.append(_event(entry))
+                size += len(events[-1])
+                if len(events) >= limit or size >= MAX_BYTES:
+                    break
+        if not entries:
+            break
+    return b'{"events":[%b],"next":%d,"epoch":%b,"offset":%d,"final":%b}' % (
+        b",".join(events),
+        reached,
+        to_json(tape.epoch),
+        tape.offset,
+        b"true" if tape.final else b"false",
+    )
+
+
+def _event(entry: Entry) -> bytes:
+    return b'{"offset":%d,"event_type":%b,"time":%b,"data":%b%b}' % (
+        entry.offset,
+        to_json(entry.event_type),
+        to_json(entry.time),
+        one_line(entry.payload),
+        b',"final":true' if entry.final else b"",
+    )
