@@ -233,9 +233,11 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
     assert KEY not in repr(vars(error.value))
 
 
-def test_a_short_key_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = load_settings({}, {"JWT_VERIFY_KEY": "short"}, tmp_path).warnings
-    assert warning == "the key from JWT_VERIFY_KEY in the environment is short: use at least 32 bytes"
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too short") as error:
+        load_settings({}, {"JWT_VERIFY_KEY": "short"}, tmp_path)
+    assert error.value.set_by == "JWT_VERIFY_KEY in the environment"
+    assert "short" not in str(error.value.because)
 
 
 def test_a_public_key_is_needed_for_asymmetric_algorithms() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from livetape.cli.client import Client
 from livetape.cli.errors import CommandError
+
+MIN_ID_CHARS: Final = 6
 
 
 async def resolve_graph(client: Client, given: str) -> dict[str, Any]:
@@ -25,21 +28,34 @@ def is_file(given: str) -> bool:
     return given.endswith(".json") or (os.sep in given and Path(given).is_file())
 
 
+def slug(name: object) -> str:
+    """`Alice in Wonderland` as one types it: `alice-in-wonderland`."""
+    return "-".join(re.findall(r"\w+", str(name).lower()))
+
+
+RULES: Final[tuple[Callable[[Mapping[str, Any], str], bool], ...]] = (
+    lambda graph, given: graph["id"] == given,
+    lambda graph, given: graph["name"] == given,
+    lambda graph, given: slug(graph["name"]) == slug(given),
+    lambda graph, given: bool(slug(given)) and slug(graph["name"]).startswith(slug(given)),
+    lambda graph, given: len(given) >= MIN_ID_CHARS and str(graph["id"]).startswith(given),
+)
+"""How a graph may be named, the most exact way first."""
+
+
 async def find_graph(client: Client, given: str) -> dict[str, Any]:
-    """The graph with this id or unique name.
+    """The graph with this id or name, or the only one whose name or id begins so.
 
     Raises:
         CommandError: there is none, or more than one.
     """
     graphs = await client.get("/api/graphs")
-    found = [graph for graph in graphs if graph["id"] == given]
-    found = found or [graph for graph in graphs if graph["name"] == given]
-    found = found or [graph for graph in graphs if str(graph["name"]).lower() == given.lower()]
+    found = next((matching for rule in RULES if (matching := [graph for graph in graphs if rule(graph, given)])), [])
     if len(found) == 1:
         return dict(found[0])
     if found:
         lines = "\n".join(f"{graph['id']}  {graph['name']}" for graph in found)
-        raise CommandError("ambiguous", f"{len(found)} graphs are named {given}", because=lines, fix="use the id")
+        raise CommandError("ambiguous", f"{given} fits {len(found)} graphs", because=lines, fix="use the id")
     import difflib
 
     names = [str(graph["name"]) for graph in graphs]

@@ -65,7 +65,7 @@ def convert(value: Any, wanted: Any) -> Any:
         return _to_dict(value, arguments)
     if issubclass(kind, Enum):
         return next((option.value for option in kind if _same_text(option.value, value)), value)
-    if issubclass(kind, BaseModel) and isinstance(value, str):
+    if _is_model(kind) and isinstance(value, str):
         parsed = parse_json(value)
         return parsed if isinstance(parsed, dict) else value
     return value
@@ -116,9 +116,14 @@ def _to_union(value: Any, members: tuple[Any, ...]) -> Any:
         return value
     for member in members:
         converted = convert(value, member)
-        if fits(converted, member):
+        if fits(converted, member) or (converted is not value and _is_model(member)):
             return converted
     return value
+
+
+def _is_model(wanted: Any) -> bool:
+    """Whether pydantic makes an object of a dictionary here."""
+    return isinstance(wanted, type) and issubclass(wanted, BaseModel)
 
 
 def _to_bool(value: Any) -> Any:

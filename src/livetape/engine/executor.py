@@ -99,7 +99,7 @@ class Executor:
         self._inbox: deque[Happening] = deque()
         self._wake = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._credits: dict[int, asyncio.Semaphore] = {}
+        self._outlets: dict[int, _Outlet] = {}
         self._snapshots: dict[int, Snapshots] = {}
         self._stale: dict[int, NodeRun] = {}
         self._given: list[Given] = []
@@ -232,31 +232,26 @@ class Executor:
         self._inbox.clear()
         for happening in taken:
             if isinstance(happening, Yielded):
-                credit = self._credits.get(happening.seq)
-                if credit is not None:
-                    credit.release()
+                outlet = self._outlets.get(happening.seq)
+                if outlet is not None:
+                    outlet.taken()
         return taken
 
     # -- blocks ----------------------------------------------------------------------------------------------
 
     def _start(self, run: NodeRun) -> None:
-        self._credits[run.seq] = asyncio.Semaphore(UNWRITTEN_OUTPUTS)
+        self._outlets[run.seq] = _Outlet(run.seq, self._happened)
         self._tasks[run.seq] = asyncio.create_task(self._run_node(run), name=f"node {run.id}")
 
     async def _run_node(self, run: NodeRun) -> None:
         block = self._blocks.get(run.node.block_id)
-        credit = self._credits[run.seq]
-
-        async def emit(name: str, value: Any) -> None:
-            await credit.acquire()
-            self._happened(Yielded(run.seq, name, value))
-
+        outlet = self._outlets[run.seq]
         started = self._clock.monotonic()
         try:
             if block is None:
                 failure: Failure | None = Failure(f"no block with the id {run.node.block_id!r} is installed")
             else:
-                failure = await run_block(block, run.inputs, self._context(run), emit, self._threads)
+                failure = await run_block(block, run.inputs, self._context(run), outlet, self._threads)
         except asyncio.CancelledError:
             self._happened(Ended(run.seq, ExecutionStatus.TERMINATED, None, "cancelled"))
             raise
@@ -370,7 +365,7 @@ class Executor:
             self._snapshots.pop(run.seq, None)
             self._stale.pop(run.seq, None)
             self._tasks.pop(run.seq, None)
-            self._credits.pop(run.seq, None)
+            self._outlets.pop(run.seq, None)
             if run.node.output_name is not None and run.status is ExecutionStatus.COMPLETED:
                 assert run.queue_time is not None
                 name = str(run.inputs.get("name", run.node.output_name))
@@ -428,6 +423,29 @@ class Executor:
         ended = replace(self.row, status=over.status, status_reason=over.reason, stats=step.change.stats, ended_at=now)
         step.events.append(graph_event(ended, in_order(self._given)))
         self._metrics.count("graph_executions_total", status=over.status.value)
+
+
+class _Outlet:
+    """The outputs of one run on their way to the planner."""
+
+    def __init__(self, seq: int, happened: Callable[[Happening], None]) -> None:
+        self._seq = seq
+        self._happened = happened
+        self._waiting = 0
+        self._eased = asyncio.Event()
+
+    def give(self, name: str, value: Any) -> None:
+        self._waiting += 1
+        self._happened(Yielded(self._seq, name, value))
+
+    async def room(self) -> None:
+        while self._waiting >= UNWRITTEN_OUTPUTS:
+            self._eased.clear()
+            await self._eased.wait()
+
+    def taken(self) -> None:
+        self._waiting -= 1
+        self._eased.set()
 
 
 def _node_row(run: NodeRun) -> NodeRow:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, Protocol, cast
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -21,7 +21,16 @@ from livetape.observability import get_logger
 
 logger = get_logger(__name__)
 
-Emit: TypeAlias = Callable[[str, Any], Awaitable[None]]
+PAUSE_EVERY: Final = 64
+"""After so many outputs a block in a thread waits until there is room for more."""
+
+
+class Outlet(Protocol):
+    """Where the outputs of one run go, in the loop. `room` waits while too many of them are unwritten."""
+
+    def give(self, name: str, value: Any) -> None: ...
+
+    async def room(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +42,20 @@ class Failure:
 
 
 async def run_block(
-    block: Block[Any], inputs: Mapping[str, Any], ctx: BlockContext, emit: Emit, threads: Executor
+    block: Block[Any], inputs: Mapping[str, Any], ctx: BlockContext, outlet: Outlet, threads: Executor
 ) -> Failure | None:
     """Run it to its end; None when it completed. Cancellation goes through to a block on the loop.
 
-    `emit` is awaited for every output in order. What the block raises never leaves this function: a ValueError or a
+    The outlet is given every output in order. What the block raises never leaves this function: a ValueError or a
     BlockError is a failure that its author meant, anything else is logged with its stack and told by its text.
     """
     try:
         data = coerce_input(block.Input, inputs)
         async with asyncio.timeout(block.timeout):
             if block.is_async:
-                await _on_loop(block, data, ctx, emit)
+                await _on_loop(block, data, ctx, outlet)
             else:
-                await _in_thread(block, data, ctx, emit, threads)
+                await _in_thread(block, data, ctx, outlet, threads)
     except TimeoutError as error:
         if block.timeout is None:
             return _unexpected(block, error)
@@ -60,25 +69,25 @@ async def run_block(
     return None
 
 
-async def _on_loop(block: Block[Any], data: Any, ctx: BlockContext, emit: Emit) -> None:
+async def _on_loop(block: Block[Any], data: Any, ctx: BlockContext, outlet: Outlet) -> None:
     outputs = block.run(data, ctx)
     async with aclosing(cast("Any", outputs)):
         async for name, value in cast("Any", outputs):
-            await emit(*_checked(name, value))
+            outlet.give(*_checked(name, value))
+            await outlet.room()
 
 
-async def _in_thread(block: Block[Any], data: Any, ctx: BlockContext, emit: Emit, threads: Executor) -> None:
+async def _in_thread(block: Block[Any], data: Any, ctx: BlockContext, outlet: Outlet, threads: Executor) -> None:
     loop = asyncio.get_running_loop()
     stopped = threading.Event()
 
-    async def send(name: str, value: Any) -> None:
-        await emit(name, value)
-
     def drive() -> None:
-        for name, value in cast("Iterator[PinValue]", block.run(data, ctx)):
+        for count, (name, value) in enumerate(cast("Iterator[PinValue]", block.run(data, ctx)), 1):
             if stopped.is_set():
                 return
-            asyncio.run_coroutine_threadsafe(send(*_checked(name, value)), loop).result()
+            loop.call_soon_threadsafe(outlet.give, *_checked(name, value))
+            if count % PAUSE_EVERY == 0:
+                asyncio.run_coroutine_threadsafe(outlet.room(), loop).result()
 
     try:
         await loop.run_in_executor(threads, drive)

@@ -84,8 +84,10 @@ def _since(request: Request) -> Since:
         except PositionLostError:
             pass  # an id of another stream: begin as if there were none
     text = request.query_params.get("since", "earliest")
-    if text == "earliest" or text == "latest":
-        return text
+    if text == "earliest":
+        return "earliest"
+    if text == "latest":
+        return "latest"
     name, _, digits = text.partition(":")
     if digits:
         number = _number(name, digits, 0, 0, MAX_NUMBER, text=SINCE_FORMS)

@@ -16,7 +16,7 @@ from livetape.gateway.options import GatewayOptions
 from livetape.gateway.recovery import from_log, merge, skip_hole
 from livetape.gateway.subjects import Access, Kind, Subject
 from livetape.gateway.topic import Topic
-from livetape.observability import Metrics, get_logger
+from livetape.observability import get_logger
 
 logger = get_logger(__name__)
 
@@ -46,12 +46,9 @@ class Pace:
 class TapeReader:
     """The gateway's only way to the log."""
 
-    def __init__(
-        self, log: EventLog, options: GatewayOptions, metrics: Metrics, *, sleep: Sleep = asyncio.sleep
-    ) -> None:
+    def __init__(self, log: EventLog, options: GatewayOptions, *, sleep: Sleep = asyncio.sleep) -> None:
         self._log = log
         self._options = options
-        self._metrics = metrics
         self._sleep = sleep
 
     async def describe(self, subject: Subject) -> Tape | None:
@@ -129,7 +126,6 @@ class TapeReader:
     def _give_up(self, topic: Topic) -> None:
         skipped = skip_hole(topic.position, topic.tail)
         if any(not isinstance(item, TapeEvent) for item in skipped.items):
-            self._metrics.count("gateway_gaps_total", kind=topic.subject.kind.value)
             logger.warning("events are gone", extra={"action": "gap", "tape": topic.subject.tape})
         topic.apply(skipped.items)
 

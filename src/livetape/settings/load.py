@@ -31,7 +31,6 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
 SECRET_FIELDS: Final = ("jwt_verify_key",)
 """Fields that may also be given as `<NAME>_FILE`, the path of a mounted secret."""
 
-MIN_KEY_BYTES: Final = 32
 Overrides: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = dict[str, tuple[Any, str]]
 
@@ -75,10 +74,6 @@ def load_settings(
     except ConfigError as exc:
         exc.set_by = ", ".join(values[p][1] if p in values else p for p in (exc.set_by or "").split(", ")) or None
         raise
-    key = settings.jwt_verify_key
-    if key and settings.jwt_sign_algorithm.startswith("HS") and len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
-        source = values["jwt_verify_key"][1]
-        warnings.append(f"the key from {source} is short: use at least {MIN_KEY_BYTES} bytes")
     settings = settings.model_copy(update={"data_dir": cwd / settings.data_dir.expanduser()})
     return Loaded(settings, {path: source for path, (_, source) in values.items()}, tuple(warnings))
 

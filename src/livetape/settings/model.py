@@ -26,6 +26,8 @@ EMBEDDED_SCHEMES: dict[str, tuple[str, ...]] = {
 
 DISTRIBUTED_SCHEMES = frozenset({"redis", "rediss", "postgresql", "postgres", "amqp", "amqps", "s3", "gs", "az"})
 
+MIN_KEY_BYTES = 32
+
 BlockSource = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -194,7 +196,15 @@ class Settings(Section):
                 fix="set LIVETAPE_ENABLE_AUTH=true, or --host 127.0.0.1; "
                 "if something in front protects it, LIVETAPE_ALLOW_INSECURE=true",
             )
-        if self.jwt_verify_key is None and not self.jwt_sign_algorithm.startswith("HS"):
+        key = self.jwt_verify_key.get_secret_value() if self.jwt_verify_key is not None else None
+        if key is not None and self.jwt_sign_algorithm.startswith("HS") and len(key.encode()) < MIN_KEY_BYTES:
+            raise ConfigError(
+                "the key for tokens is too short",
+                because=f"{self.jwt_sign_algorithm} needs at least {MIN_KEY_BYTES} bytes that nobody can guess",
+                set_by="jwt_verify_key",
+                fix="make one: openssl rand -base64 48; or unset it: the data folder then has its own",
+            )
+        if key is None and not self.jwt_sign_algorithm.startswith("HS"):
             raise ConfigError(
                 f"{self.jwt_sign_algorithm} needs a public key",
                 because="the secret of the data folder serves the HS algorithms only",

@@ -139,8 +139,19 @@ def test_run_says_which_graphs_there_are(on: Call, server: FakeServer) -> None:
     server.graphs = [GRAPH, {**GRAPH, "id": "other"}]
     result = on("run", "Count words")
     assert result.code == 2
-    assert "2 graphs are named Count words" in result.err
+    assert "Count words fits 2 graphs" in result.err
     assert "other" in result.err
+
+
+@pytest.mark.parametrize("given", ["Count words", "count-words", "count", "COUNT", GRAPH_ID, GRAPH_ID[:8]])
+def test_a_graph_may_be_named_in_short(on: Call, server: FakeServer, given: str) -> None:
+    server.graphs = [GRAPH, {**GRAPH, "id": "22", "name": "Other words"}]
+    assert on("run", given, "--detach").code == 0
+
+
+@pytest.mark.parametrize("given", ["words", "-", "1", "", "countwords"])
+def test_a_graph_that_is_not_meant_is_not_taken(on: Call, given: str) -> None:
+    assert on("run", "--detach", "--", given).code == 6
 
 
 def test_run_shows_the_errors_of_nodes(on: Call, server: FakeServer) -> None:

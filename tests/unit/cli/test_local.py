@@ -44,6 +44,7 @@ def test_token_create_uses_the_key_that_was_set(call: Call, monkeypatch: pytest.
     assert not (tmp_path / ".livetape").exists()
     monkeypatch.setenv("LIVETAPE_JWT_VERIFY_KEY", "short")
     assert call("token", "create", "--user", "ann").code == 3
+    monkeypatch.delenv("LIVETAPE_JWT_VERIFY_KEY")
     assert call("token", "create", "--user", " ").code == 2
     assert call("token", "create", "--user", "a", "--ttl", "0").code == 2
 

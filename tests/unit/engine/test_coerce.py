@@ -80,6 +80,7 @@ class Point(BaseModel):
         ("5", int | None, 5),
         ([1, 2], list[int] | str, [1, 2]),
         (["1"], list[int] | dict[str, int], [1]),
+        ('{"x": 1}', Point | None, {"x": 1}),
         ("x", Any, "x"),
     ],
 )
@@ -172,7 +173,7 @@ def test_long_and_deep_texts_are_not_parsed() -> None:
     assert convert(deep, list[Any]) == [deep]
     started = time.perf_counter()
     assert convert("9" * 1_000_000, int) == "9" * 1_000_000
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5
 
 
 anything = st.recursive(

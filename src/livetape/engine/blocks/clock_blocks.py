@@ -112,7 +112,7 @@ class GetCurrentTimeBlock(Block[GetCurrentTimeInput]):
         moment = _local(ctx, form.timezone)
         if isinstance(form, TimeISO8601Format):
             precision = "microseconds" if form.include_microseconds else "seconds"
-            yield "time", moment.timetz().isoformat(precision)
+            yield "time", moment.isoformat(timespec=precision).partition("T")[2]
         else:
             yield "time", _formatted(moment, form.format)
 

@@ -33,15 +33,15 @@ def open_below(folder: Path, name: str) -> BinaryIO:
     # block, it is refused by its kind.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        file = os.fdopen(os.open(path, flags), "rb")
+        descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError):
         raise BlockExecutionError(f"{name}: no such file") from None
     except OSError as error:
         raise BlockExecutionError(f"{name}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise BlockExecutionError(f"{name}: not a file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_below(folder: Path, name: str, limit: int) -> bytes:

@@ -336,7 +336,7 @@ class ConcatenateListsBlock(Block[ConcatenateListsInput]):
         check_count(sum(map(len, data.lists)), "concatenated_list")
         items = [item for part in data.lists for item in part if not (data.remove_none and item is None)]
         if data.deduplicate:
-            items = list({_json(item): item for item in reversed(items)}.values())[::-1]
+            items = list({_json(item): item for item in items}.values())
         yield "concatenated_list", items
         yield "length", len(items)
 

@@ -309,8 +309,8 @@ class ExecutionView {
     const told = {
       number: item.offset,
       kind: item.kind,
-      time: item.at === null ? "" : began === null ? new Date(item.at).toLocaleTimeString() : `+${duration(item.at - began)}`,
-      title: item.at === null ? null : new Date(item.at).toISOString(),
+      time: !item.timed ? "" : began === null ? new Date(item.at).toLocaleTimeString() : `+${duration(item.at - began)}`,
+      title: item.timed ? new Date(item.at).toISOString() : null,
     };
     const { data } = item;
     switch (item.kind) {
@@ -452,16 +452,18 @@ class ExecutionView {
     for (const node of this.graph?.nodes ?? []) {
       const told = state.nodes.get(node.id);
       if (!told || this.blocks.get(node.block_id)?.kind !== "Output") continue;
+      let group = null;
       for (const { name, value } of told.taken) {
         const key = name ?? node.input_default?.name ?? "output";
-        const group = found.get(key) ?? { name: key, values: [], total: 0 };
+        group = found.get(key) ?? { name: key, values: [], total: 0 };
         group.values.push(value);
+        group.total += 1;
         found.set(key, group);
       }
-      const only = found.size && [...found.values()].at(-1);
-      if (only) only.total += told.byStatus.COMPLETED ?? 0;
+      // Only the newest values are kept, but all were counted.
+      if (group) group.total += Math.max(0, (told.byStatus.COMPLETED ?? 0) - told.taken.length);
     }
-    return [...found.values()].map((group) => ({ ...group, total: Math.max(group.total, group.values.length) }));
+    return [...found.values()];
   }
 
   drawValues(parent, groups, empty) {

@@ -115,8 +115,8 @@ class JobView {
       kind: STATUS[type]?.toLowerCase() ?? "job",
       label: type,
       summary: item.data?.data === undefined || item.data?.data === null ? "" : preview(item.data.data),
-      time: item.at === null || this.began === null ? "" : `+${duration(item.at - this.began)}`,
-      title: item.at === null ? null : new Date(item.at).toISOString(),
+      time: !item.timed || this.began === null ? "" : `+${duration(item.at - this.began)}`,
+      title: item.timed ? new Date(item.at).toISOString() : null,
     };
   }
 

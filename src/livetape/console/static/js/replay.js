@@ -82,16 +82,39 @@ export class Replay {
     const next = this.at - first;
     if (next >= items.length) { this.pause(); return; }
     const speed = Number(this.speed.value);
-    const gap = (from, to) => Math.min(LONGEST_PAUSE, Math.max(0, (to?.at ?? 0) - (from?.at ?? to?.at ?? 0))) / speed;
-    const wait = next === 0 ? 0 : gap(items[next - 1], items[next]);
+    const gap = (times, at) => (at <= 0 ? 0 : Math.min(LONGEST_PAUSE, times[at] - times[at - 1]) / speed);
     this.timer = setTimeout(() => {
       const { items: now, first: start } = this.memory;
+      const times = this._times();
       let to = Math.max(0, this.at - start) + 1;
       let within = 0;
-      while (to < now.length && (within += gap(now[to - 1], now[to])) < 16) to += 1;
+      while (to < now.length && (within += gap(times, to)) < 16) to += 1;
       this.seek(start + to);
       if (this.playing) this._schedule();
-    }, Math.max(wait, 16));
+    }, Math.max(gap(this._times(), next), 16));
+  }
+
+  /** When each item kept happened: those that do not say it lie evenly between those that do. Never going back. */
+  _times() {
+    const { items, first } = this.memory;
+    const key = `${first} ${items.length}`;
+    if (this.timesOf === key) return this.times;
+    const times = new Float64Array(items.length);
+    let last = -1;
+    let latest = items.find((item) => item.timed)?.at ?? 0;
+    for (let i = 0; i <= items.length; i += 1) {
+      const end = i === items.length;
+      if (!end && !items[i].timed) continue;
+      const until = end ? Math.max(latest, items.at(-1)?.at ?? latest) : Math.max(latest, items[i].at);
+      const step = (until - latest) / (i - last);
+      for (let k = last + 1; k < i; k += 1) times[k] = latest + step * (k - last);
+      if (!end) times[i] = until;
+      latest = until;
+      last = i;
+    }
+    this.timesOf = key;
+    this.times = times;
+    return times;
   }
 
   _label() {

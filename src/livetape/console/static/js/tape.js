@@ -54,7 +54,8 @@ export function fromPush(message, size, live, previousTime) {
     epoch: message.epoch ?? null,
     final: message.final === true,
     truncated: message.truncated === true,
-    // Outputs carry no time of their own: seen live it is now, on a replay it is not before the event before.
+    // Outputs carry no time of their own, and none is shown; for a replay it is about now when they are seen live.
+    timed: own !== null,
     at: own ?? (live ? Date.now() : previousTime ?? null),
     raw: message,
   };
