@@ -17,8 +17,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
 
 from livetape.adapters.memory.bus import MemoryBus
 from livetape.adapters.prometheus.metrics import PrometheusMetrics
@@ -31,8 +35,11 @@ from livetape.adapters.sql.relay import SqlTapeRelayStore
 from livetape.adapters.sqlite.log import SqliteEventLog
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
-from livetape.auth import DEFAULT_USER_ID
+from livetape.api.app import create_api
+from livetape.api.services import ApiOptions
+from livetape.auth import DEFAULT_USER_ID, LOCAL_HOSTS, Authenticator, OriginPolicy, TokenOptions, TokenVerifier
 from livetape.clock import Clock, IdFactory, SystemClock, new_id
+from livetape.console import create_console
 from livetape.engine.block import Block, BlockRegistry
 from livetape.engine.blocks import builtin_blocks, installed_blocks
 from livetape.engine.executor import ExecutorOptions
@@ -44,8 +51,11 @@ from livetape.engine.submit import Executions
 from livetape.engine.worker import Worker, WorkerOptions
 from livetape.errors import ConfigError, StoreError
 from livetape.events.jobs import Jobs
+from livetape.examples import example_files, example_graphs
+from livetape.gateway.app import Gateway, create_gateway
+from livetape.gateway.options import GatewayOptions
 from livetape.observability import get_logger
-from livetape.settings import Settings, is_loopback
+from livetape.settings import Settings, is_loopback, signing_key
 
 logger = get_logger(__name__)
 
@@ -183,8 +193,6 @@ async def install_examples(engine: Engine, settings: Settings) -> None:
     """At the first start: the graphs and files that come with the program, owned by the development user."""
     if await engine.graph_store.count():
         return
-    from livetape.examples import example_files, example_graphs
-
     for name, content in example_files().items():
         path = settings.files_dir / name
         if not path.exists():
@@ -306,3 +314,158 @@ async def _service(
 def development_user(settings: Settings) -> bool:
     """Whether callers of this machine without a token are the development user."""
     return settings.enable_auth and settings.app_env == "local" and is_loopback(settings.host)
+
+
+# ---- serving -------------------------------------------------------------------------------------------------------
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[ServerInfo], None] | None = None) -> None:
+    """Everything in this process, until cancelled; `on_ready` is called when `/readyz` answers 200.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        ConfigError, StoreError: as `open_engine`.
+    """
+    async with AsyncExitStack() as stack:
+        # The port first: it costs nothing, and is what most often cannot be had.
+        listener = stack.enter_context(_listen(settings))
+        engine = await stack.enter_async_context(open_engine(settings))
+        await install_examples(engine, settings)
+        gateway = create_gateway(
+            _gateway_options(settings),
+            engine.bus,
+            engine.log,
+            _authenticator(settings),
+            metrics=engine.metrics,
+            clock=engine.clock,
+        )
+        await stack.enter_async_context(_service(gateway.run(), gateway.ready, "gateway", engine.failed))
+        engine.checks["gateway"] = gateway.ready.is_set
+        server = _Server(_uvicorn_config(settings, _api(settings, engine, gateway)), gateway.drain)
+        serving = _service(server.run_on(listener), server.ready, "server", engine.failed)
+        await stack.enter_async_context(serving)
+        if on_ready is not None:
+            on_ready(await _server_info(settings, engine, listener))
+        await engine.failed
+
+
+def _api(settings: Settings, engine: Engine, gateway: Gateway) -> FastAPI:
+    exact = [origin for origin in settings.allowed_origins if not origin.startswith("regex:")]
+    patterns = [origin.removeprefix("regex:") for origin in settings.allowed_origins if origin.startswith("regex:")]
+    local = development_user(settings) or not settings.enable_auth
+
+    async def missing() -> list[str]:
+        return [name for name, is_up in engine.checks.items() if not is_up()]
+
+    return create_api(
+        ApiOptions(
+            version=package_version("livetape"),
+            docs_enabled=settings.show_docs,
+            cors_origins=exact,
+            cors_origin_regex="|".join(f"(?:{pattern})" for pattern in patterns) or None,
+            # Where being on this machine is enough, a name that somebody else controls must not lead here.
+            allowed_hosts=[*LOCAL_HOSTS, *settings.allowed_hosts] if local else None,
+            jobs_unowned=settings.gateway.jobs_unowned,
+        ),
+        graphs=engine.graphs,
+        executions=engine.executions,
+        blocks=engine.blocks,
+        log=engine.log,
+        jobs=engine.jobs,
+        authenticator=_authenticator(settings),
+        event_streams=gateway.event_stream,
+        readiness=missing,
+        metrics=engine.metrics,
+        metrics_text=engine.metrics.render if settings.enable_metrics else None,
+        clock=engine.clock,
+        console=create_console(),
+        routes=gateway.routes(),
+    )
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    verifier: TokenVerifier | None = None
+    if settings.enable_auth:
+        verifier = TokenVerifier(TokenOptions(verify_key=signing_key(settings), algorithm=settings.jwt_sign_algorithm))
+    return Authenticator(
+        verifier,
+        enable_auth=settings.enable_auth,
+        dev_user=development_user(settings),
+        allowed_hosts=settings.allowed_hosts,
+        origins=OriginPolicy(settings.allowed_origins),
+    )
+
+
+def _gateway_options(settings: Settings) -> GatewayOptions:
+    known = settings.gateway.model_dump(include=set(GatewayOptions.model_fields))
+    return GatewayOptions(**known)
+
+
+def _uvicorn_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=settings.gateway.max_message_bytes,
+        ws_ping_interval=settings.gateway.ping_interval_seconds,
+        ws_ping_timeout=settings.gateway.ping_timeout_seconds,
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn as one service among others: signals are not its business, and sockets are told before it stops."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self.ready = asyncio.Event()
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve until cancelled; then let requests end, as `shutdown` says."""
+        serving = asyncio.create_task(self.serve(sockets=[listener]), name="http")
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.should_exit = True
+            await serving
+            raise
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._drain()
+        await super().shutdown(sockets)
+
+
+@contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
+        yield listener
+
+
+async def _server_info(settings: Settings, engine: Engine, listener: socket.socket) -> ServerInfo:
+    port = listener.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - only shown
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return ServerInfo(
+        url=f"http://{host}:{port}",
+        ws_url=f"ws://{host}:{port}/ws",
+        data_dir=settings.data_dir,
+        graphs=await engine.graph_store.count(),
+        executions=sum((await engine.store.counts()).values()),
+        development_user=development_user(settings),
+        pid=os.getpid(),
+    )

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from livetape.cli.discover import Server, find_server
 from livetape.cli.errors import CommandError
@@ -36,7 +36,8 @@ async def own_server(app: App) -> AsyncIterator[Server]:
     ready: asyncio.Future[ServerInfo] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(settings, on_ready=ready.set_result), name="embedded server")
     try:
-        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [serving, ready]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             await serving
             raise CommandError("error", "the server in this command ended before it was ready")

@@ -46,3 +46,10 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
         return Result(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def on(server: FakeServer, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Commands that find the fake server by LIVETAPE_URL."""
+    monkeypatch.setenv("LIVETAPE_URL", server.url)
+    return call

@@ -242,3 +242,17 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+PLAIN_LINES = f"""\
+    1 QUEUED     execution {EXECUTION_ID[:13]}
+    2 RUNNING    execution {EXECUTION_ID[:13]}
+    3 RUNNING    AgentInputBlock
+    4 OUTPUT     AgentInputBlock  result = one two
+    5 COMPLETED  AgentInputBlock
+    6 RUNNING    count
+    7 OUTPUT     count  words = 2
+    8 COMPLETED  count
+    9 COMPLETED  execution {EXECUTION_ID[:13]}
+"""
+"""What the fake's execution looks like as lines."""

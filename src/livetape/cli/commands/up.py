@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -111,10 +112,18 @@ def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
         f"  State      {shorten(settings.database_path)} (SQLite, kept)  ·  bus: in-process",
         f"  Found      {_count(info.graphs, 'graph')}, {_count(info.executions, 'execution')}",
         "",
-        "  Try it     livetape graphs list    livetape run GRAPH --watch    (in another terminal)",
+        f"  Try it     {program()} {'run alice --watch' if info.graphs else 'graphs import FILE'}    (elsewhere)",
         "  Stop       Ctrl-C",
     ]
     return "\n".join(["", *lines, ""]) if pretty else "\n".join(line for line in lines if line)
+
+
+def program() -> str:
+    """What to type for `livetape` here."""
+    if shutil.which("livetape"):
+        return "livetape"
+    path = Path(sys.argv[0])
+    return shorten(path.absolute()) if path.name == "livetape" else "livetape"
 
 
 def _count(number: int, noun: str) -> str:

@@ -147,7 +147,8 @@ class Home {
     this.note.hidden = shown.length > 0;
     if (!shown.length) fill(this.note, "Nothing has run yet. Press Run beside a graph, or type: ", h("code", {}, "livetape run GRAPH --watch"));
     const running = all.filter((one) => !TERMINAL.has(one.status)).length;
-    text(this.summary, running ? `${running} running` : all.length ? `${plural(all.length, "execution")}` : "");
+    const known = all.length > SHOWN ? `the newest ${SHOWN}` : all.length ? plural(all.length, "execution") : "";
+    text(this.summary, running ? `${running} running · ${known}` : known);
     const now = Date.now();
     patchList(this.rows, shown, (one) => one.id, (one) => this.makeRow(one), (row, one) => this.patchRow(row, one, now));
     const graphs = [...this.graphs.values()].filter((graph) => graph.is_active !== false);

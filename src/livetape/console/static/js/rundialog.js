@@ -11,7 +11,8 @@ function typeOf(property) {
 }
 
 function field(name, property, required, prefill) {
-  const type = typeOf(property);
+  // Where the schema names no type, a text as default says that text is meant.
+  const type = typeOf(property) === "any" && typeof property.default === "string" ? "string" : typeOf(property);
   const id = `input-${uuid()}`;
   const initial = prefill ?? property.default ?? null;
   const choices = property.enum ?? property.options ?? property.placeholder_values;
