@@ -136,6 +136,7 @@ async def open_engine(
             options=_worker_options(settings),
             sole=True,
         )
+        await queue.void_takes()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # The relay first: it finds what an earlier process left before anything new is written.
         await stack.enter_async_context(_service(relay.run(), relay.ready, "relay", failed))

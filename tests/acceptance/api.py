@@ -112,7 +112,7 @@ class Api:
         raw = members(response.text)
         items = []
         for element in elements(raw.pop("events")):
-            event = members(element)
+            event = {"epoch": raw["epoch"]} | members(element)
             items.append(
                 Item(
                     offset=int(event["offset"]),

@@ -189,7 +189,8 @@ def test_twenty_concurrent_starts_with_one_key_are_one_execution(server: Server,
         answers = list(pool.map(start, range(20)))
     assert {a.status_code for a in answers} == {200}, [a.text for a in answers if a.status_code != 200][:2]
     assert len({a.json()["id"] for a in answers}) == 1
-    assert len({a.text for a in answers}) == 1
+    # A twin may see the execution a step further on; what it started is the same.
+    assert len({json.dumps([a.json()[name] for name in ("inputs", "graph_version", "stream")]) for a in answers}) == 1
     listed = api.ok(api.http.get(f"/api/graphs/{created['id']}/executions"))
     assert [e["id"] for e in listed["executions"]] == [answers[0].json()["id"]]
     # The same key with another body is a conflict; other keys, and none, are new executions.
@@ -244,22 +245,24 @@ async def test_a_foreign_execution_is_never_delivered(server: Server, api: Api, 
     slow = graph([node("s", "c4a05001-0000-4000-8000-000000000001", count=5, pause=0.1)], [])
     started = await asyncio.to_thread(api.run, slow)
     async with socket(server.ws_url, token=stranger) as ws:
-        for data in (
+        replies = []
+        for asked in (
             {"graph_exec_id": started.id, "since": "earliest"},
             {"graph_exec_id": started.id, "outputs": "each"},
+            {"graph_exec_id": started.id, "strict": True},
+            {"graph_exec_id": "01900000-0000-7000-8000-000000000000", "strict": True},
         ):
-            reply = json.loads(await ask(ws, {"method": "subscribe_graph_execution", "data": data}))
+            await ws.send(json.dumps({"method": "subscribe_graph_execution", "data": asked}))
+        while len(replies) < 4:
+            message = json.loads(await receive(ws))
+            if message["method"] != "replay_complete":  # of nothing
+                replies.append(message)
+        for reply in replies[:2]:
             assert reply["success"] is True
             assert reply["channel"] == f"stranger|graph_exec#{started.id}"
-        strict = {"graph_exec_id": started.id, "strict": True}
-        said = json.loads(await ask(ws, {"method": "subscribe_graph_execution", "data": strict}))
-        # A replay of nothing may have been announced before.
-        while said["method"] == "replay_complete":
-            said = json.loads(await receive(ws))
-        assert said["success"] is False
-        missing = {"graph_exec_id": "01900000-0000-7000-8000-000000000000", "strict": True}
-        unknown = json.loads(await ask(ws, {"method": "subscribe_graph_execution", "data": missing}))
-        assert (unknown["method"], unknown["error"]) == (said["method"], said["error"])
+        for reply in replies[2:]:
+            assert (reply["method"], reply["success"]) == ("error", False)
+        assert replies[2]["error"] == replies[3]["error"]
         await asyncio.to_thread(api.wait, started)
         assert await ask(ws, '{"method":"heartbeat"}') == '{"method":"heartbeat","data":"pong","success":true}'
 
@@ -270,7 +273,7 @@ KEY = "a key for tests of at least thirty-two bytes"
 
 
 def token(**claims: Any) -> str:
-    return jwt.encode({"aud": "authenticated", "sub": "user-1", "exp": time.time() + 60} | claims, KEY, "HS256")
+    return jwt.encode({"aud": "authenticated", "sub": "user-1", "exp": time.time() + 600} | claims, KEY, "HS256")
 
 
 @pytest.fixture(scope="module")

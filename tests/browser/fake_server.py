@@ -374,6 +374,8 @@ class FakeServer:
         missed = [push for push in missed if each or push["method"] != METHODS["output"]]
         reply["channel"] = tape.channel
         reply["data"] = {"epoch": tape.epoch, "offset": tape.offset, "recovered": recovered, "count": len(missed)}
+        if method == "subscribe_job" and not tape.pushes:  # its tape is made by its first event
+            reply["data"] = {"epoch": None, "offset": 0, "recovered": False, "count": 0}
         await self._send(socket, reply)
         for push in missed:
             await self._send(socket, push)

@@ -513,6 +513,15 @@ async def test_job_tape(server: FakeServer, open_page: OpenPage) -> None:
     await expect(page.get_by_role("list")).to_contain_text("Überblick")
 
 
+async def test_job_that_has_no_event_yet(server: FakeServer, open_page: OpenPage) -> None:
+    watched = await open_page(f"{server.url}/#/jobs/later")
+    await expect(watched.page.get_by_text("waiting for the first event")).to_be_visible()
+    await expect(watched.page.locator("#connection")).to_contain_text("Live")
+    await server.job_event("later", "task_progress", {"percent": 1})
+    await watched.settle(1)
+    assert await watched.numbers() == numbers_to(1)  # and no note: nothing was missed
+
+
 # --- much, and comfort ------------------------------------------------------------------------------------------------
 
 

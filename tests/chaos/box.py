@@ -49,6 +49,9 @@ PAUSE = 0.05
 KILLS_OF_SOME = 3
 KILLED_STARTING = 0.2
 END_TIMEOUT = 60.0
+# A restart voids the leases of the process before it, so nobody waits 15 s for them to expire. Room for the back-off
+# of a third recovery without progress (5 s).
+LATE = 10.0
 
 T = TypeVar("T")
 
@@ -103,7 +106,7 @@ class Box:
         self.rng = random.Random(seed)
         self.seed = seed
         self.say = say
-        self.length = 0.0
+        self.length = 5.0  # until it is measured
         self.faults: Counter[str] = Counter()
         self.checks: Counter[str] = Counter()
         self.problems: list[str] = []
@@ -169,8 +172,10 @@ class Box:
                         self.faults["kill while it started"] += 1
                         done += 1
                     await asyncio.to_thread(server.start)
+                ready = time.monotonic()
                 async with asyncio.timeout(END_TIMEOUT):
                     started, watcher = await client
+                took = time.monotonic() - ready
             except TimeoutError:
                 seen = watcher.items[-1].data[:300] if watcher and watcher.items else "nothing"
                 other = watcher.other[-3:] if watcher else []
@@ -181,6 +186,8 @@ class Box:
             finally:
                 client.cancel()
                 await asyncio.gather(client, return_exceptions=True)
+            late = [f"ended {took:.1f} s after the last start"] if took > self.length + LATE else []
+            self.check("goes on at once", number, late)
             self.judge(number, done, api, started, watcher, instants)
 
     def judge(

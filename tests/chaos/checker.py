@@ -121,6 +121,12 @@ def check_replay(log: Sequence[Item], state: Mapping[str, Any]) -> list[str]:
         found.append(f"last graph event says {graph.get('status')}, the row {state['status']}")
     if graph.get("outputs", {}) != state["outputs"]:
         found.append("outputs of the last graph event and of the row differ")
+    stats, row_stats = graph.get("stats") or {}, state.get("stats") or {}
+    found += [
+        f"stats.{name} is {row_stats.get(name)!r} in the row, {value!r} replayed"
+        for name, value in stats.items()
+        if row_stats.get(name) != value
+    ]
     rows = {one["node_exec_id"]: one for one in state["node_executions"]}
     doubled = [key for key, n in Counter(one["node_exec_id"] for one in state["node_executions"]).items() if n > 1]
     if doubled:

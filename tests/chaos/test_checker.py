@@ -31,7 +31,9 @@ def honest() -> tuple[list[Item], dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def graph(status: str) -> None:
-        events.append({"event_type": "graph_execution_update", "id": "E", "status": status, "outputs": {}})
+        events.append(
+            {"event_type": "graph_execution_update", "id": "E", "status": status, "outputs": {}, "stats": {"cost": 1}}
+        )
 
     def node(key: str, node_id: str, status: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
         row = {
@@ -63,7 +65,7 @@ def honest() -> tuple[list[Item], dict[str, Any]]:
         Item(offset=n, epoch=EPOCH, data=json.dumps(event), final=n == len(events))
         for n, event in enumerate(events, start=1)
     ]
-    return log, {"status": "COMPLETED", "outputs": {}, "node_executions": rows}
+    return log, {"status": "COMPLETED", "outputs": {}, "stats": {"cost": 1}, "node_executions": rows}
 
 
 LINES = [Line("stream", "s", 0), Line("write", "w0", 0), Line("write", "w1", 1), Line("write", "w2", 2)]
@@ -147,6 +149,7 @@ def changed(state: dict[str, Any], row: int, **changes: Any) -> dict[str, Any]:
 
 STATES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "other status": lambda s: s | {"status": "FAILED"},
+    "other stats": lambda s: s | {"stats": {"cost": 2}},
     "other outputs": lambda s: s | {"outputs": {"x": [1]}},
     "node lost": lambda s: s | {"node_executions": s["node_executions"][1:]},
     "node doubled": lambda s: s | {"node_executions": [*s["node_executions"], s["node_executions"][0]]},

@@ -24,6 +24,7 @@ from livetape.adapters.sql.tables import metadata
 from livetape.adapters.sqlite.log import SCHEMA, SqliteEventLog
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
+from livetape.engine.queue import Doorbell
 from livetape.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
 from livetape.events.executions import EXECUTION_EVENTS, ExecutionStatus, GraphExecutionEvent, NodeExecutionEvent
 from livetape.store.execution_events import graph_event, node_event
@@ -258,6 +259,15 @@ async def test_progress_sets_the_count_of_recoveries_back(stage: Stage) -> None:
         await stage.store.commit(Step("e1", row.lease_no, progressed=True), row)
         await stage.store.recover(expired_before=None)
     assert (await stage.store.get("e1")).status is ExecutionStatus.QUEUED
+
+
+async def test_a_doorbell_that_a_dead_process_took_is_due_again_and_a_delayed_one_is_not(stage: Stage) -> None:
+    await stage.start("e1")
+    (taken,) = await stage.queue.take(5)
+    await stage.queue.put(Doorbell("later"), delay_s=60)
+    await stage.queue.void_takes()
+    async with asyncio.timeout(5):
+        assert [d.doorbell for d in await stage.queue.take(5)] == [taken.doorbell]
 
 
 # ---- cancelling ----------------------------------------------------------------------------------------------------

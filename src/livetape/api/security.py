@@ -80,7 +80,9 @@ class SecurityHeadersMiddleware:
                     headers[name] = value
                 if "/public/shared" in path:
                     headers["X-Robots-Tag"] = "noindex, nofollow"
-                if not is_cacheable_path(path) or message["status"] >= 400:
+                # What says itself how it may be kept (the console, by ETag) is left to say so.
+                unsaid = "cache-control" not in headers and not is_cacheable_path(path)
+                if unsaid or message["status"] >= 400:
                     for name, value in UNCACHED.items():
                         headers[name] = value
             await send(message)

@@ -142,6 +142,8 @@ def _refused(status: int, body: Mapping[str, Any], method: str, path: str) -> Co
     code = body.get("code")
     key = code if isinstance(code, str) and code in BY_KEY and code != "internal" else BY_STATUS.get(status, "server")
     detail = body.get("detail")
+    if key == "unauthenticated" and isinstance(detail, str) and detail.startswith("Invalid token"):
+        key = "bad_token"
     what = str(body.get("title") or body.get("message") or f"HTTP {status}")
     because: str | None = None
     if isinstance(detail, str):

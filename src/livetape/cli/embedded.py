@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from livetape.cli.discover import Server, find_server
@@ -35,15 +35,31 @@ async def own_server(app: App) -> AsyncIterator[Server]:
     settings = app.load(host="127.0.0.1", port=0, log_level=None if app.verbose else "warning").settings
     ready: asyncio.Future[ServerInfo] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(settings, on_ready=ready.set_result), name="embedded server")
+    owner = asyncio.current_task()
+    assert owner is not None
+
+    def ended(_serving: asyncio.Task[None]) -> None:
+        owner.cancel()  # nothing is left to wait for
+
     try:
-        waited: list[asyncio.Future[Any]] = [serving, ready]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
-            await serving
-            raise CommandError("error", "the server in this command ended before it was ready")
+        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            raise _failure(serving)
         app.say(f"no server is running: started one here on {settings.data_dir}")
+        serving.add_done_callback(ended)
         yield Server(ready.result().url, "the server in this command", app.token)
+    except asyncio.CancelledError:
+        if not serving.done():
+            raise
+        owner.uncancel()
+        raise _failure(serving) from None
     finally:
+        serving.remove_done_callback(ended)
         serving.cancel()
-        with suppress(asyncio.CancelledError):
-            await serving
+        await asyncio.wait({serving})
+
+
+def _failure(serving: asyncio.Task[None]) -> BaseException:
+    """Why the server ended by itself."""
+    error = None if serving.cancelled() else serving.exception()
+    return error or CommandError("error", "the server in this command ended by itself")

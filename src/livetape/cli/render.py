@@ -13,16 +13,14 @@ TERMINAL = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
 class Names:
-    """A short name for every node of a graph: its own, else that of its block; numbered where two are alike."""
+    """A short name for every node of a graph: its own, else what it is; numbered where two are alike."""
 
     def __init__(self, graph: Mapping[str, Any], blocks: Iterable[Mapping[str, Any]]) -> None:
         block_names = {str(block["id"]): str(block["name"]) for block in blocks}
         self._names: dict[str, str] = {}
         used: dict[str, int] = {}
         for node in graph.get("nodes", ()):
-            metadata = node.get("metadata") or {}
-            own = next((metadata[key] for key in ("customized_name", "title", "name") if metadata.get(key)), None)
-            name = str(own or block_names.get(str(node["block_id"])) or str(node["block_id"])[:8])
+            name = _name(node, block_names.get(str(node["block_id"]), str(node["block_id"])[:8]))
             used[name] = used.get(name, 0) + 1
             self._names[str(node["id"])] = name if used[name] == 1 else f"{name}#{used[name]}"
 
@@ -33,6 +31,19 @@ class Names:
     def all(self) -> Mapping[str, str]:
         """Node id -> name, in the order of the graph."""
         return self._names
+
+
+def _name(node: Mapping[str, Any], block: str) -> str:
+    metadata = node.get("metadata") or {}
+    for key in ("customized_name", "title", "name"):
+        if metadata.get(key):
+            return preview(str(metadata[key]), 40)
+    pin = (node.get("input_default") or {}).get("name")
+    if isinstance(pin, str) and pin and block.startswith("Agent"):
+        for kind in ("Input", "Output"):
+            if block.endswith(f"{kind}Block"):
+                return f"{kind.lower()} {preview(pin, 40)}"
+    return block.removesuffix("Block") or block
 
 
 def preview(value: Any, width: int = PREVIEW_CHARS) -> str:

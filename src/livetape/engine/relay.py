@@ -90,8 +90,11 @@ class Relay:
                 while self._dirty:
                     tape = self._dirty.popleft()
                     self._queued.discard(tape)
+                    track = self._tracks.get(tape)
+                    if track is None:
+                        continue  # it ended while this turn was waiting
                     try:
-                        await self._publish(self._tracks[tape])
+                        await self._publish(track)
                     except (BusUnavailableError, LogUnavailableError) as error:
                         logger.warning("relay of %s waits: %s", tape, error, extra={"action": "relay_retry"})
                         self._metrics.count("relay_retries_total")

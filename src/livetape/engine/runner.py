@@ -51,11 +51,14 @@ async def run_block(
     """
     try:
         data = coerce_input(block.Input, inputs)
-        async with asyncio.timeout(block.timeout):
-            if block.is_async:
-                await _on_loop(block, data, ctx, outlet)
-            else:
-                await _in_thread(block, data, ctx, outlet, threads)
+        running = (
+            _on_loop(block, data, ctx, outlet) if block.is_async else _in_thread(block, data, ctx, outlet, threads)
+        )
+        if block.timeout is None:
+            await running
+        else:
+            async with asyncio.timeout(block.timeout):
+                await running
     except TimeoutError as error:
         if block.timeout is None:
             return _unexpected(block, error)

@@ -92,6 +92,11 @@ class Gateway:
         """How many sockets are open."""
         return len(self._connections)
 
+    @property
+    def topics(self) -> int:
+        """How many tapes are watched."""
+        return len(self._hub.topics())
+
     async def run(self) -> None:
         """Move events from the bus to the watchers, until cancelled; then close them all.
 

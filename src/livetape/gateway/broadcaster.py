@@ -14,9 +14,10 @@ from livetape.events.channel import NOTIFICATION_BUS, matches
 from livetape.events.codec import split
 from livetape.gateway import messages
 from livetape.gateway.backoff import Backoff
-from livetape.gateway.hub import COMMUNICATION_ERROR, Hub
+from livetape.gateway.hub import Hub
 from livetape.gateway.messages import Push, WSMethod
 from livetape.gateway.reader import Sleep, TapeReader
+from livetape.gateway.recovery import REPLACEMENT
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic
 from livetape.observability import Metrics, get_logger
@@ -166,7 +167,7 @@ class Broadcaster:
             self._notify(message.channel, envelope.payload)
             return
         for topic in self._hub.dispatch(message.channel, envelope):
-            self.heal(topic, is_replacement=envelope.event_type == COMMUNICATION_ERROR)
+            self.heal(topic, is_replacement=envelope.event_type == REPLACEMENT and envelope.offset is None)
 
     def _notify(self, channel: str, payload: bytes) -> None:
         """A notification's payload is an object in an object; there are few of them, so it is decoded."""

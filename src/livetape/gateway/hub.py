@@ -7,12 +7,11 @@ from typing import Final
 
 from livetape.events.codec import Envelope
 from livetape.gateway.messages import Push, TapeEvent
-from livetape.gateway.recovery import Tail
+from livetape.gateway.recovery import REPLACEMENT, Tail
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Tally, Topic, TopicKey
 
 GRAPH_UPDATE: Final = "graph_execution_update"
-COMMUNICATION_ERROR: Final = "error_comms_update"
 
 
 class Hub:
@@ -62,7 +61,7 @@ class Hub:
 
     def dispatch(self, channel: str, envelope: Envelope) -> list[Topic]:
         """Hand a message of the bus to whom it concerns; returns the topics whose log has to be read."""
-        if envelope.event_type == COMMUNICATION_ERROR and envelope.offset is None:
+        if envelope.event_type == REPLACEMENT and envelope.offset is None:
             return self.routed(channel)
         return [
             topic
@@ -98,7 +97,8 @@ class Hub:
 def event_for(kind: Kind, envelope: Envelope) -> TapeEvent | None:
     """The event as it stands on a tape of this kind; None when it is not on such a tape."""
     if kind is Kind.GRAPH:
-        if envelope.event_type != GRAPH_UPDATE:
+        is_replaced = envelope.event_type == REPLACEMENT and envelope.graph_offset is not None
+        if envelope.event_type != GRAPH_UPDATE and not is_replaced:
             return None
         return TapeEvent(envelope.event_type, envelope.payload, envelope.graph_offset, envelope.graph_epoch)
     return TapeEvent(envelope.event_type, envelope.payload, envelope.offset, envelope.epoch, envelope.final)

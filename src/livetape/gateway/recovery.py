@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from livetape.events.executions import ExecutionEventType
 from livetape.events.log import Entry, Position
 from livetape.gateway.messages import TapeEvent
+
+REPLACEMENT: Final = ExecutionEventType.ERROR_COMMS_UPDATE.value
+"""The type of what the bus carries in place of an event that is too large for it. The log has the event itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def merge(position: Position, read: Sequence[TapeEvent], tail: Iterable[TapeEven
             break
         if event.offset is None or event.offset <= offset:
             continue
-        if event.offset > offset + 1:
+        if event.offset > offset + 1 or event.event_type == REPLACEMENT:
             behind = True
             break
         items.append(event)

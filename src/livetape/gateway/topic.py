@@ -17,7 +17,7 @@ from livetape.auth import Principal
 from livetape.events.log import Position
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push, TapeEvent
-from livetape.gateway.recovery import Gap, Item, Tail
+from livetape.gateway.recovery import REPLACEMENT, Gap, Item, Tail
 from livetape.gateway.subjects import Subject
 
 NODE_OUTPUT: Final = "node_output_update"
@@ -141,7 +141,7 @@ class Topic:
             return True
         if event.offset <= offset:
             return False  # doubled, or late
-        if event.offset > offset + 1:
+        if event.offset > offset + 1 or event.event_type == REPLACEMENT:
             self.tail.add(event)
             return True
         self.advance(event)
@@ -221,7 +221,7 @@ class Topic:
 
     def push_of(self, event: TapeEvent, form: Form) -> Push | None:
         """What leaves for this event in this form; None when nothing does."""
-        if len(event.payload) > self._max_event_bytes:
+        if len(event.payload) > self._max_event_bytes or event.event_type == REPLACEMENT:
             return Push(form.too_large(event.offset, event.epoch))
         data = form.event(event)
         return None if data is None else Push(data)

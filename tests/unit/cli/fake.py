@@ -247,9 +247,9 @@ class Result(NamedTuple):
 PLAIN_LINES = f"""\
     1 QUEUED     execution {EXECUTION_ID[:13]}
     2 RUNNING    execution {EXECUTION_ID[:13]}
-    3 RUNNING    AgentInputBlock
-    4 OUTPUT     AgentInputBlock  result = one two
-    5 COMPLETED  AgentInputBlock
+    3 RUNNING    input text
+    4 OUTPUT     input text  result = one two
+    5 COMPLETED  input text
     6 RUNNING    count
     7 OUTPUT     count  words = 2
     8 COMPLETED  count

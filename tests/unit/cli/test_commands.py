@@ -21,6 +21,7 @@ Call = Callable[..., Result]
     ("status", "body", "code", "exit_code"),
     [
         (401, {"detail": "Authorization header is missing", "code": "unauthenticated"}, "LT-E501", 5),
+        (401, {"detail": "Invalid token: Signature", "code": "unauthenticated"}, "LT-E504", 5),
         (401, {"detail": "Token has expired", "code": "token_expired"}, "LT-E502", 5),
         (403, {"detail": "Admin access required"}, "LT-E503", 5),
         (404, {"detail": "Graph #x not found."}, "LT-E600", 6),
@@ -242,7 +243,8 @@ def test_graphs(on: Call, server: FakeServer, tmp_path: Path) -> None:
 
 
 def test_executions(on: Call, server: FakeServer) -> None:
-    assert EXECUTION_ID in on("executions", "list").out
+    listed = on("executions", "list").out
+    assert listed.splitlines()[1] == f"{EXECUTION_ID}  COMPLETED  2026-01-01 00:00:00  1.50 s  Count words"
     assert (
         json.loads(on("executions", "list", "--graph", "Count words", "--output", "json").out)[0]["id"] == EXECUTION_ID
     )

@@ -187,7 +187,7 @@ def test_names_are_their_own_then_the_blocks_and_never_alike() -> None:
         {"id": "n4", "block_id": "b-count"},
     ]
     names = Names({"nodes": nodes}, BLOCKS)
-    assert list(names.all().values()) == ["AgentInputBlock", "count", "CountWordsBlock", "CountWordsBlock#2"]
+    assert list(names.all().values()) == ["input text", "count", "CountWords", "CountWords#2"]
     assert names.of("unknown-node") == "unknown-"
 
 
@@ -220,6 +220,6 @@ def test_the_tree_shows_every_node() -> None:
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         "✓ Count words  COMPLETED",
-        "├── ✓ AgentInputBlock  0.0 s  1 output  result = one two",
+        "├── ✓ input text  0.0 s  1 output  result = one two",
         "└── ✓ count  0.0 s  1 output  words = 2",
     ]

@@ -22,7 +22,13 @@ def test_run_prints_the_outputs_alone(on: Call, server: FakeServer) -> None:
     result = on("run", "count words", "--input", "text=one two", "-i", "n=3", "-i", "flag=true", "-i", "s=[1")
     assert result.code == 0, result.err
     assert result.out == "words: 2\n"
-    assert result.err == f"COMPLETED in 1.50 s · 2 node executions · 9 events · {EXECUTION_ID}\n"
+    assert result.err == (
+        "warning: Count words has no input n; it has: text\n"
+        "warning: Count words has no input flag; it has: text\n"
+        "warning: Count words has no input s; it has: text\n"
+        f"COMPLETED in 1.50 s · 2 node executions · 9 events · {EXECUTION_ID}\n"
+    )
+    assert "did you mean text?" in on("run", GRAPH_ID, "-i", "txt=1").err
     method, path, body = next(r for r in server.requests if r[0] == "POST")
     assert (method, path) == ("POST", f"/api/graphs/{GRAPH_ID}/execute/3")
     assert body == {"inputs": {"text": "one two", "n": 3, "flag": True, "s": "[1"}}

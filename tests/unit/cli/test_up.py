@@ -31,6 +31,7 @@ class Runtime(ModuleType):
         self.settings: Settings | None = None
         self.server_file: Any = None
         self.drained = False
+        self.breaks_after = 0.0
         self.fails: Exception | None = None
         self.when_ready: Callable[[], None] = lambda: None
 
@@ -51,7 +52,8 @@ class Runtime(ModuleType):
         self.server_file = json.loads(settings.server_file.read_text()) if settings.server_file.exists() else None
         self.when_ready()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(self.breaks_after or 30)
+            raise StoreError("the disk is full")
         finally:
             self.drained = True
 
@@ -174,3 +176,11 @@ def test_run_without_a_server_shows_why_it_cannot_start_one(call: Call, runtime:
     result = call("run", "x")
     assert (result.code, "error[LT-E300]: no way" in result.err) == (3, True)
     assert call("run", "x", "--detach").code == 4
+
+
+def test_run_ends_with_the_server_that_it_started(call: Call, runtime: Runtime, server: FakeServer) -> None:
+    runtime.url, server.ends = server.url, False
+    runtime.breaks_after = 0.5
+    result = call("run", GRAPH_ID)
+    assert result.code == 3
+    assert "error[LT-E304]: the disk is full" in result.err

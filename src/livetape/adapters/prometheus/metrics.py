@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -23,26 +23,41 @@ class PrometheusMetrics:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        # Children by name and label values: looking one up through the library costs more than counting.
+        self._children: dict[tuple[str, ...], Any] = {}
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        metric = self._counters.get(name)
-        if metric is None:
-            metric = self._counters[name] = Counter(self._full(name), name, tuple(labels), registry=self.registry)
-        (metric.labels(**labels) if labels else metric).inc(amount)
+        child = self._children.get((name, *labels.values()))
+        if child is None:
+            metric = self._counters.get(name)
+            if metric is None:
+                metric = Counter(self._full(name), name, tuple(labels), registry=self.registry)
+                self._counters[name] = metric
+            child = self._keep(name, metric, labels)
+        child.inc(amount)
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
-        metric = self._gauges.get(name)
-        if metric is None:
-            metric = self._gauges[name] = Gauge(self._full(name), name, tuple(labels), registry=self.registry)
-        (metric.labels(**labels) if labels else metric).set(value)
+        child = self._children.get((name, *labels.values()))
+        if child is None:
+            metric = self._gauges.get(name)
+            if metric is None:
+                metric = self._gauges[name] = Gauge(self._full(name), name, tuple(labels), registry=self.registry)
+            child = self._keep(name, metric, labels)
+        child.set(value)
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
-        metric = self._histograms.get(name)
-        if metric is None:
-            metric = self._histograms[name] = Histogram(
-                self._full(name), name, tuple(labels), registry=self.registry, buckets=SECONDS
-            )
-        (metric.labels(**labels) if labels else metric).observe(seconds)
+        child = self._children.get((name, *labels.values()))
+        if child is None:
+            metric = self._histograms.get(name)
+            if metric is None:
+                metric = Histogram(self._full(name), name, tuple(labels), registry=self.registry, buckets=SECONDS)
+                self._histograms[name] = metric
+            child = self._keep(name, metric, labels)
+        child.observe(seconds)
+
+    def _keep(self, name: str, metric: Any, labels: dict[str, str]) -> Any:
+        child = self._children[(name, *labels.values())] = metric.labels(**labels) if labels else metric
+        return child
 
     def render(self) -> tuple[bytes, str]:
         """The text of `/metrics` and its content type."""

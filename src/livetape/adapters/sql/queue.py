@@ -56,7 +56,9 @@ class SqlQueue(Queue):
         ).all()
         if rows:
             db.execute(
-                update(doorbell).where(doorbell.c.id.in_([row.id for row in rows])).values(due_at=now + HIDDEN_FOR)
+                update(doorbell)
+                .where(doorbell.c.id.in_([row.id for row in rows]))
+                .values(due_at=now + HIDDEN_FOR, taken=True)
             )
             return [Delivery(Doorbell(row.graph_exec_id, row.enqueue_no, row.kind), row.id) for row in rows], None
         next_due = db.execute(select(func.min(doorbell.c.due_at))).scalar()
@@ -68,9 +70,16 @@ class SqlQueue(Queue):
     async def nack(self, delivery: Delivery, *, delay_s: float = 0) -> None:
         due = self._clock.now() + timedelta(seconds=delay_s)
         await self._database.write(
-            lambda db: db.execute(update(doorbell).where(doorbell.c.id == delivery.tag).values(due_at=due))
+            lambda db: db.execute(update(doorbell).where(doorbell.c.id == delivery.tag).values(due_at=due, taken=False))
         )
         self.ring()
+
+    async def void_takes(self) -> None:
+        """Make due at once what a process took that is gone: only for who holds the database alone."""
+        now = self._clock.now()
+        await self._database.write(
+            lambda db: db.execute(update(doorbell).where(doorbell.c.taken).values(due_at=now, taken=False))
+        )
 
     async def depth(self) -> int:
         return await self._database.read(lambda db: db.execute(select(func.count(doorbell.c.id))).scalar_one())
@@ -84,6 +93,7 @@ def insert_doorbell(db: Connection, bell: Doorbell, clock: Clock, delay_s: float
             "graph_exec_id": bell.graph_exec_id,
             "kind": bell.kind,
             "enqueue_no": bell.enqueue_no,
+            "taken": False,
             "due_at": clock.now() + timedelta(seconds=delay_s),
         },
     )

@@ -187,6 +187,7 @@ doorbell = Table(
     Column("graph_exec_id", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("enqueue_no", Integer, nullable=False),
+    Column("taken", Boolean, nullable=False),
     Column("due_at", Moment, nullable=False),
 )
 Index("doorbell_due", doorbell.c.due_at)

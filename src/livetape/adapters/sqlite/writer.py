@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal, TypeVar
 
 from livetape.errors import ClosedError
@@ -52,8 +53,10 @@ class Writer:
     def __init__(self, path: Path, *, durability: Durability = "NORMAL") -> None:
         self.path = path
         self._durability: Durability = durability
-        self._units: deque[tuple[Callable[[sqlite3.Connection], Any], _Waiter]] = deque()
-        self._wake = threading.Condition()
+        # SimpleQueue wakes the thread from C: a Condition's notify costs more than the rest of a hand-over.
+        self._units: SimpleQueue[_Unit | None] = SimpleQueue()
+        self._urgent: deque[_Unit] = deque()
+        self._gate = threading.Lock()
         self._closing = False
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="livetape-sqlite-writer", daemon=True)
@@ -82,20 +85,18 @@ class Writer:
         return result
 
     def _put(self, unit: Callable[[sqlite3.Connection], Any], waiter: _Waiter, urgent: bool) -> None:
-        with self._wake:
+        with self._gate:
             if self._closing:
                 raise ClosedError("the database writer is closed")
             if urgent:
-                self._units.appendleft((unit, waiter))
-            else:
-                self._units.append((unit, waiter))
-            self._wake.notify()
+                self._urgent.append((unit, waiter))
+            self._units.put(None if urgent else (unit, waiter))
 
     def close(self) -> None:
         """Finish what waits, then close the file. Idempotent."""
-        with self._wake:
+        with self._gate:
             self._closing = True
-            self._wake.notify()
+            self._units.put(None)
         if self._thread.is_alive():
             self._thread.join()
 
@@ -108,21 +109,31 @@ class Writer:
         self._opened.set_result(None)
         try:
             while True:
-                with self._wake:
-                    while not self._units and not self._closing:
-                        self._wake.wait()
-                    group = [self._units.popleft() for _ in range(min(len(self._units), MAX_GROUP))]
-                if not group:
+                group = self._waiting()
+                if group:
+                    self._commit(connection, group)
+                # Nothing is put after the mark that closing leaves, and a group may have swallowed it.
+                if self._closing and self._units.empty() and not self._urgent:
                     return
-                self._commit(connection, group)
         finally:
             connection.close()
 
-    def _commit(
-        self,
-        connection: sqlite3.Connection,
-        group: list[tuple[Callable[[sqlite3.Connection], Any], _Waiter]],
-    ) -> None:
+    def _waiting(self) -> list[_Unit]:
+        """Wait for something to do, then take all that is there, what is urgent first."""
+        group: list[_Unit] = []
+        unit = self._units.get()
+        try:
+            while True:
+                if unit is not None:
+                    group.append(unit)
+                if len(group) >= MAX_GROUP:
+                    break
+                unit = self._units.get_nowait()
+        except Empty:
+            pass
+        return [self._urgent.popleft() for _ in range(len(self._urgent))] + group
+
+    def _commit(self, connection: sqlite3.Connection, group: list[_Unit]) -> None:
         outcomes: list[tuple[_Waiter, Any, BaseException | None]] = []
         alone = len(group) == 1
         try:
@@ -164,6 +175,7 @@ class _LoopWaiter:
 
 
 _Waiter = _LoopWaiter | Future[Any]
+_Unit = tuple[Callable[[sqlite3.Connection], Any], _Waiter]
 
 
 def _resolve(outcomes: list[tuple[_Waiter, Any, BaseException | None]]) -> None:

@@ -11,7 +11,7 @@ from livetape.cli.client import Client, with_client
 from livetape.cli.errors import CommandError
 from livetape.cli.graphs import find_graph
 from livetape.cli.options import Duration, app_of, target_options
-from livetape.cli.render import compact, duration, output_lines, reason, table
+from livetape.cli.render import compact, duration, output_lines, preview, reason, table
 
 
 @click.group("executions")
@@ -28,23 +28,33 @@ def command() -> None:
 def list_executions(ctx: click.Context, graph: str | None, limit: int, output: str) -> None:
     """List executions, the newest first."""
 
-    async def work(client: Client) -> list[dict[str, Any]]:
+    async def work(client: Client) -> tuple[list[dict[str, Any]], dict[str, str]]:
         if graph is None:
-            return list(await client.get("/api/executions"))[:limit]
-        found = await find_graph(client, graph)
-        page = await client.get(f"/api/graphs/{quote(found['id'], safe='')}/executions", page=1, page_size=limit)
-        return list(page["executions"])
+            items = list(await client.get("/api/executions"))[:limit]
+        else:
+            found = await find_graph(client, graph)
+            path = f"/api/graphs/{quote(found['id'], safe='')}/executions"
+            items = list((await client.get(path, page=1, page_size=limit))["executions"])
+        names = {str(known["id"]): str(known["name"]) for known in await client.get("/api/graphs")}
+        return items, names
 
-    items = with_client(app_of(ctx), work)
+    items, names = with_client(app_of(ctx), work)
     if output == "json":
         click.echo(compact(items))
         return
     rows = []
     for item in items:
         seconds = (item.get("stats") or {}).get("duration")
-        took = duration(seconds) if seconds else "-"
-        rows.append((item["id"], item["status"], str(item.get("started_at") or "-"), took, item["graph_id"]))
-    for text in table(("ID", "STATUS", "STARTED", "TOOK", "GRAPH"), rows):
+        rows.append(
+            (
+                item["id"],
+                item["status"],
+                str(item.get("started_at") or "-")[:19].replace("T", " "),
+                duration(seconds) if seconds else "-",
+                preview(names.get(item["graph_id"], item["graph_id"]), 40),
+            )
+        )
+    for text in table(("ID", "STATUS", "STARTED (UTC)", "TOOK", "GRAPH"), rows):
         click.echo(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -136,10 +137,22 @@ class Run:
         from livetape.cli.graphs import resolve_graph
 
         graph = await resolve_graph(client, self.graph)
+        if self.inputs:
+            await self._check_names(client, graph)
         path = f"/api/graphs/{graph['id']}/execute/{graph['version']}"
         execution = await client.post(path, {"inputs": self.inputs}, idempotency_key=self.key)
         self.execution_id = str(execution["id"])
         return execution, graph
+
+    async def _check_names(self, client: Client, graph: dict[str, Any]) -> None:
+        """Say which inputs the graph does not have; it ignores them."""
+        whole = graph if "input_schema" in graph else await client.graph(graph["id"], graph["version"])
+        known = list((whole.get("input_schema") or {}).get("properties") or {})
+        for name in self.inputs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(known) or 'none'}"
+                self.app.say(f"warning: {graph['name']} has no input {name}; {hint}")
 
     async def _wait(self, client: Client, graph: dict[str, Any], watch: bool) -> Push | None:
         from livetape.cli.follow import follow

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -22,6 +22,9 @@ from livetape.cli.ports import free_port, holder_of, is_in_use, problem_with
 if TYPE_CHECKING:
     from livetape.runtime import ServerInfo
     from livetape.settings import Settings
+
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command("up")
@@ -63,7 +66,7 @@ class Up:
 
         serving = asyncio.create_task(serve(self.settings, on_ready=self._ready), name="serve")
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, serving)
         try:
             with self._said:
@@ -71,6 +74,9 @@ class Up:
         except asyncio.CancelledError:
             if not self._signals:
                 raise
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
         if self._signals:
             self.app.say("stopped")
         return 0
@@ -102,6 +108,7 @@ def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
 
     mode = {"local": "development mode, not for production", "dev": "development", "prod": "production"}
     docs = f"    docs at {info.url}/docs" if settings.show_docs else ""
+    trial = "run alice --watch" if info.graphs else "graphs import FILE"
     lines = [
         f"  {bold('livetape')} {package_version()}  ·  {mode[settings.app_env]}",
         "",
@@ -112,7 +119,7 @@ def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
         f"  State      {shorten(settings.database_path)} (SQLite, kept)  ·  bus: in-process",
         f"  Found      {_count(info.graphs, 'graph')}, {_count(info.executions, 'execution')}",
         "",
-        f"  Try it     {program()} {'run alice --watch' if info.graphs else 'graphs import FILE'}    (elsewhere)",
+        f"  Try it     {program()} {trial}    (in another terminal)",
         "  Stop       Ctrl-C",
     ]
     return "\n".join(["", *lines, ""]) if pretty else "\n".join(line for line in lines if line)
@@ -147,9 +154,9 @@ def check_data_dir(settings: Settings) -> None:
             f"another livetape runs on {shorten(settings.data_dir)}",
             because=f"process {running.pid} serves it at {running.url}",
             set_by=str(settings.server_file),
-            fix=f"use it:           livetape --help, or open {running.url}\n"
-            f"or stop it:       kill {running.pid}\n"
-            f"or another one:   livetape up --data-dir .livetape2 --port {free_port(settings.host, settings.port)}",
+            fix=f"use it:         livetape graphs list, or open {running.url}\n"
+            f"or stop it:     kill {running.pid}\n"
+            f"or another one: livetape up --data-dir .livetape2 --port {free_port(settings.host, settings.port)}",
         )
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import { socket } from "./socket.js";
 import { ExecutionState, fromPush, Memory } from "./tape.js";
 
 const SHOWN_VALUES = 50;
+const SHOWN_PINS = 4;
 
 const REASONS = {
   block_error: "a block failed",
@@ -350,7 +351,7 @@ class ExecutionView {
     text(this.reason, reason);
     this.reason.hidden = !reason;
     this.past.hidden = !replaying;
-    if (replaying) text(this.past, `Replay: the state after event ${count(state.offset)}. New events are still being recorded.`);
+    if (replaying) text(this.past, `Replay: the state after event ${count(state.offset)}.${this.state.terminal ? "" : " The execution goes on."}`);
     const ended = TERMINAL.has(exec.status);
     const current = this.state.exec;
     const open = Boolean(current) && !TERMINAL.has(current.status);
@@ -409,11 +410,13 @@ class ExecutionView {
     const runs = h("td", { class: "figure" });
     const took = h("span");
     const bar = h("span", { class: "bar" });
-    const pins = h("td", { class: "pins" });
+    const pins = h("div");
+    const morePins = h("span", { class: "faint", hidden: true });
     const element = h("tr", { dataset: { node: row.id } },
       h("th", { scope: "row" }, h("div", { class: "name-cell" }, name, block)), h("td", {}, status), runs,
-      h("td", { class: "figure took" }, took, h("span", { class: "track", "aria-hidden": "true" }, bar)), pins);
-    return { element, name, block, status, runs, took, bar, pins, shownPins: new Map() };
+      h("td", { class: "figure took" }, took, h("span", { class: "track", "aria-hidden": "true" }, bar)),
+      h("td", { class: "pins" }, pins, morePins));
+    return { element, name, block, status, runs, took, bar, pins, morePins };
   }
 
   /** Where in the time of the execution this node ran. */
@@ -433,17 +436,23 @@ class ExecutionView {
 
   drawPins(entry, node) {
     const pins = node ? [...node.pins] : [];
-    patchList(entry.pins, pins.slice(0, 6), ([pin]) => pin, ([pin]) => {
+    // One line each, so that rows below do not move with every value.
+    patchList(entry.pins, pins.slice(0, SHOWN_PINS), ([pin]) => pin, ([pin]) => {
       const value = h("span", { class: "value" });
       const times = h("span", { class: "times" });
-      return { element: h("div", { class: pin === "error" ? "pin pin-error" : "pin" }, h("span", { class: "pin-name" }, pin), value, times), value, times, last: Symbol("none") };
+      const element = h("div", { class: pin === "error" ? "pin pin-error" : "pin" }, h("span", { class: "pin-name", title: pin }, pin), value, times);
+      return { element, value, times, last: Symbol("none") };
     }, (line, [, { value, count: given }]) => {
       if (line.last !== value) {
         line.last = value;
         text(line.value, preview(value, 90));
+        line.value.title = preview(value, 600);
       }
       text(line.times, given > 1 ? `×${count(given)}` : "");
     });
+    const hidden = pins.length - SHOWN_PINS;
+    text(entry.morePins, hidden > 0 ? `and ${plural(hidden, "pin")} more` : "");
+    entry.morePins.hidden = hidden <= 0;
   }
 
   /** What OUTPUT nodes have put out while the execution runs; at its end the execution's own event says it. */

@@ -235,7 +235,8 @@ export class Socket extends EventTarget {
     sub.channel = message.channel;
     const data = message.data ?? {};
     sub.expected = Number(data.count ?? 0);
-    if (data.recovered === false) {
+    // Without an epoch there is no tape yet: nothing to recover, and its numbers will show whether any is missed.
+    if (data.recovered === false && !(since === "earliest" && !data.epoch)) {
       sub.options.onLost?.(data, since);
       if (since !== null && typeof since === "object") {
         // The position cannot be honoured: take the whole tape as it is now. What came already is dropped by number.

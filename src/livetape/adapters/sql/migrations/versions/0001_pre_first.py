@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.Column("graph_exec_id", sa.String, nullable=False),
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("enqueue_no", sa.Integer, nullable=False),
+        sa.Column("taken", sa.Boolean, nullable=False),
         sa.Column("due_at", sa.BigInteger, nullable=False),
     )
     op.create_index("doorbell_due", "doorbell", ["due_at"])

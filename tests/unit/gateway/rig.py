@@ -1,0 +1,288 @@
+"""A gateway over a memory bus and a log in memory, a publisher, and clients that talk to it without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from livetape.adapters.memory.bus import MemoryBus
+from livetape.auth import Authenticator, ConnectionFacts, OriginPolicy, TokenOptions, TokenVerifier, issue_token
+from livetape.events.bus import Bus
+from livetape.events.channel import (
+    execution_channel,
+    execution_pattern,
+    execution_tape,
+    graph_tape,
+    job_channel,
+    job_tape,
+)
+from livetape.events.codec import Envelope
+from livetape.events.log import EventLog, NewEvent, Position
+from livetape.gateway.app import Gateway, create_gateway
+from livetape.gateway.messages import Push
+from livetape.gateway.options import GatewayOptions
+from livetape.gateway.transport import Transport, TransportClosedError
+from livetape.testing.fakes import FakeLog, ManualClock
+
+KEY = "the key of the tests, long enough to be one"
+PATIENCE_S = 10
+FINAL = ("COMPLETED", "FAILED", "TERMINATED")
+
+
+class Counts:
+    """Metrics that can be asked."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        key = ",".join([name, *labels.values()])
+        self.values[key] = self.values.get(key, 0) + amount
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        self.values[name] = value
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None: ...
+
+
+@dataclass
+class Publisher:
+    """Writes events durable first, then live, as the engine's relay does. `live=False` leaves the bus out."""
+
+    bus: Bus
+    log: EventLog
+
+    async def create(self, execution: str = "E", *, user: str = "U", graph: str = "G") -> None:
+        """The metadata of an execution and its graph."""
+        await self.log.create(
+            execution_tape(execution), owner=user, channel=execution_channel(user, graph, execution), graph_id=graph
+        )
+        await self.log.create(graph_tape(graph), owner=user, channel=execution_pattern(user, graph), graph_id=graph)
+
+    async def node(self, number: int = 0, execution: str = "E", **where: Any) -> Position:
+        payload = {"event_type": "node_execution_update", "graph_exec_id": execution, "node_id": f"N{number}"}
+        return await self._publish(execution, payload, **where)
+
+    async def output(self, number: int = 0, execution: str = "E", **where: Any) -> Position:
+        payload = {"event_type": "node_output_update", "graph_exec_id": execution, "index": number}
+        return await self._publish(execution, payload, **where)
+
+    async def graph(self, status: str = "RUNNING", execution: str = "E", **where: Any) -> Position:
+        payload = {"event_type": "graph_execution_update", "id": execution, "status": status}
+        return await self._publish(execution, payload, **where)
+
+    async def nodes(self, count: int, execution: str = "E", **where: Any) -> None:
+        for number in range(count):
+            await self.node(number, execution, **where)
+
+    async def job(self, event_type: str, job: str = "J", *, user: str | None = "U", live: bool = True) -> Position:
+        payload = json.dumps({"event_type": event_type, "job_id": job, "timestamp": "", "data": {}}).encode()
+        final = event_type == "task_completed"
+        if user is not None:
+            await self.log.create(job_tape(job), owner=user, channel=job_channel(job))
+        position = await self.log.append(job_tape(job), NewEvent(event_type, payload, final))
+        if live:
+            envelope = Envelope(payload, event_type, position.offset, position.epoch, final=final)
+            await self.bus.publish(job_channel(job), envelope.encode())
+        return position
+
+    async def notify(self, user: str = "U", **payload: Any) -> None:
+        body = json.dumps({"payload": {"user_id": user, "payload": payload}}, separators=(",", ":"))
+        await self.bus.publish(f"notification_event/{user}", body.encode())
+
+    async def _publish(
+        self,
+        execution: str,
+        payload: dict[str, Any],
+        *,
+        user: str = "U",
+        graph: str = "G",
+        live: bool = True,
+        durable: bool = True,
+    ) -> Position:
+        data = json.dumps(payload, separators=(",", ":")).encode()
+        kind, final = payload["event_type"], payload.get("status") in FINAL
+        position, on_graph = Position("", 0), None
+        if durable:
+            position = await self.log.append(execution_tape(execution), NewEvent(kind, data, final))
+            if kind == "graph_execution_update":
+                on_graph = await self.log.append(graph_tape(graph), NewEvent(kind, data))
+        if live:
+            envelope = Envelope(
+                data,
+                kind,
+                offset=position.offset if durable else None,
+                epoch=position.epoch if durable else None,
+                graph_offset=on_graph.offset if on_graph else None,
+                graph_epoch=on_graph.epoch if on_graph else None,
+                final=final,
+            )
+            await self.bus.publish(execution_channel(user, graph, execution), envelope.encode())
+        return position
+
+
+class Client(Transport):
+    """A socket without a network: the test's side is `say`, `hear` and `hang_up`."""
+
+    def __init__(self, facts: ConnectionFacts) -> None:
+        self._facts = facts
+        self._inbound: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._outbound: asyncio.Queue[str | None] = asyncio.Queue()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.rejected: int | None = None
+        self.accepted = False
+        self.closed: tuple[int, str] | None = None
+        self.writes = 0
+        self.task: asyncio.Task[None] | None = None
+
+    # ---- the gateway's side
+
+    @property
+    def facts(self) -> ConnectionFacts:
+        return self._facts
+
+    async def reject(self, status: int, text: str) -> None:
+        self.rejected = status
+
+    async def accept(self) -> None:
+        self.accepted = True
+
+    async def receive(self) -> str | bytes:
+        message = await self._inbound.get()
+        if message is None:
+            raise TransportClosedError
+        return message
+
+    async def write(self, pushes: Sequence[Push]) -> None:
+        await self.reading.wait()
+        self.writes += 1
+        for push in pushes:
+            self._outbound.put_nowait(push.text)
+
+    async def close(self, code: int, reason: str) -> None:
+        await self.reading.wait()
+        self.closed = (code, reason)
+        self._outbound.put_nowait(None)
+
+    # ---- the test's side
+
+    def say(self, message: Any) -> None:
+        self._inbound.put_nowait(message if isinstance(message, str | bytes) else json.dumps(message))
+
+    async def hear(self) -> str:
+        """The next message as it came."""
+        async with asyncio.timeout(PATIENCE_S):
+            text = await self._outbound.get()
+        assert text is not None, f"closed with {self.closed}"
+        return text
+
+    async def get(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(await self.hear())
+        return body
+
+    async def take(self, count: int) -> list[dict[str, Any]]:
+        return [await self.get() for _ in range(count)]
+
+    async def ask(self, message: Any) -> dict[str, Any]:
+        self.say(message)
+        return await self.get()
+
+    async def subscribe(self, execution: str = "E", **data: Any) -> dict[str, Any]:
+        return await self.ask({"method": "subscribe_graph_execution", "data": {"graph_exec_id": execution, **data}})
+
+    async def expect_silence(self) -> None:
+        """Nothing waits: the next message is the answer to a heartbeat."""
+        assert (await self.ask({"method": "heartbeat"}))["method"] == "heartbeat"
+
+    async def until_closed(self) -> int:
+        async with asyncio.timeout(PATIENCE_S):
+            assert self.task is not None
+            await asyncio.wait({self.task})
+        assert self.closed is not None
+        return self.closed[0]
+
+    async def hang_up(self) -> None:
+        self._inbound.put_nowait(None)
+        if self.task is not None:
+            await asyncio.wait({self.task})
+
+
+@dataclass
+class Rig:
+    """A running gateway and everything around it."""
+
+    gateway: Gateway
+    bus: Bus
+    log: FakeLog
+    clock: ManualClock
+    counts: Counts
+    publisher: Publisher
+    clients: list[Client] = field(default_factory=list)
+
+    def token(self, user: str = "U", *, ttl_s: float = 86_400, role: str = "user") -> str:
+        return issue_token(KEY, user_id=user, now=self.clock.now(), ttl=timedelta(seconds=ttl_s), role=role)
+
+    def connect(self, user: str = "U", *, role: str = "user", ttl_s: float = 86_400, **facts: Any) -> Client:
+        given = {"token": self.token(user, role=role, ttl_s=ttl_s), "host": "h", "peer": "192.0.2.1", **facts}
+        client = Client(ConnectionFacts(**given))
+        client.task = asyncio.create_task(self.gateway.serve(client))
+        self.clients.append(client)
+        return client
+
+
+def authenticator(clock: ManualClock, **options: Any) -> Authenticator:
+    verifier = TokenVerifier(TokenOptions(verify_key=KEY), clock)
+    return Authenticator(verifier, origins=OriginPolicy(["https://page.example"]), **options)
+
+
+@asynccontextmanager
+async def rigged(
+    *, bus: Bus | None = None, log: FakeLog | None = None, auth: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Rig]:
+    """A gateway that runs; afterwards every socket must have ended and nothing may be left behind."""
+    clock = ManualClock(datetime(2030, 1, 1, tzinfo=UTC))
+    bus = bus or MemoryBus()
+    log = log or FakeLog(clock)
+    counts = Counts()
+    limits = {"refuse_delay_min_seconds": 0, "refuse_delay_max_seconds": 0, "close_seconds": 0.2, **options}
+    gateway = create_gateway(
+        GatewayOptions(**limits),
+        bus,
+        log,
+        authenticator(clock, **(auth or {})),
+        metrics=counts,
+        clock=clock,
+        sleep=_brief(clock),
+    )
+    running = asyncio.create_task(gateway.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await gateway.ready.wait()
+    rig = Rig(gateway, bus, log, clock, counts, Publisher(bus, log))
+    try:
+        yield rig
+        for client in rig.clients:
+            await client.hang_up()
+        assert gateway.sockets == 0
+        assert gateway.topics == 0
+    finally:
+        running.cancel()
+        await asyncio.wait({running, *(client.task for client in rig.clients if client.task is not None)})
+        await bus.close()
+
+
+def _brief(clock: ManualClock) -> Any:
+    """Waits between tries are short in reality; anything longer is on the clock of the test."""
+
+    async def sleep(seconds: float) -> None:
+        if seconds < 0.5:
+            await asyncio.sleep(0)
+        else:
+            await clock.sleep(seconds)
+
+    return sleep
