@@ -42,7 +42,8 @@ async def own_server(app: App) -> AsyncIterator[Server]:
         owner.cancel()  # nothing is left to wait for
 
     try:
-        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {serving, ready}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             raise _failure(serving)
         app.say(f"no server is running: started one here on {settings.data_dir}")

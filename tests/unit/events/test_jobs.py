@@ -1,0 +1,59 @@
+"""Jobs: durable first, then live, in one order for both; a job belongs to its first publisher."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic_core import from_json
+
+from livetape.adapters.memory.bus import MemoryBus
+from livetape.errors import ChannelError, NotFoundError
+from livetape.events.codec import split
+from livetape.events.jobs import Jobs
+from livetape.testing.broken_log import SoftLog
+
+
+async def test_events_are_logged_and_pushed_in_one_order() -> None:
+    bus, log = MemoryBus(), SoftLog()
+    jobs = Jobs(log, bus)
+    async with await bus.subscribe("job_event/j") as heard:
+        positions = await asyncio.gather(*(jobs.publish("u", "j", "task_progress", {"n": n}) for n in range(20)))
+        assert sorted(p.offset for p in positions) == list(range(1, 21))
+        live = []
+        async for message in heard:
+            live.append(split(message.data))
+            if len(live) == 20:
+                break
+    entries = await log.read("job_events:j")
+    assert [(e.offset, e.payload) for e in live] == [(e.offset, e.payload) for e in entries]
+    assert from_json(entries[0].payload)["job_id"] == "j"
+
+
+async def test_the_first_publisher_owns_the_job() -> None:
+    jobs = Jobs(SoftLog(), MemoryBus())
+    await jobs.publish("u", "j", "task_started", {})
+    with pytest.raises(NotFoundError):
+        await jobs.publish("v", "j", "task_progress", {})
+    await jobs.publish("admin", "j", "task_progress", {}, is_admin=True)
+
+
+async def test_a_repeated_key_is_neither_written_nor_pushed_again() -> None:
+    bus, log = MemoryBus(), SoftLog()
+    jobs = Jobs(log, bus)
+    async with await bus.subscribe("job_event/j") as heard:
+        first = await jobs.publish("u", "j", "a", 1, idempotency_key="k")
+        assert await jobs.publish("u", "j", "a", 1, idempotency_key="k") == first
+        await jobs.publish("u", "j", "task_completed", None)
+        offsets = []
+        async for message in heard:
+            envelope = split(message.data)
+            offsets.append(envelope.offset)
+            if envelope.final:
+                break
+    assert offsets == [1, 2]
+
+
+async def test_an_id_that_is_no_channel_is_refused() -> None:
+    with pytest.raises(ChannelError):
+        await Jobs(SoftLog(), MemoryBus()).publish("u", "*", "a", 1)
