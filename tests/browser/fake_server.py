@@ -119,6 +119,8 @@ class FakeServer:
         self.token: str | None = None  # what a client must show, when set
         self.close_new_with: int | None = None  # a close code for every new socket
         self.rest_down = False
+        self.hold_replay_after: int | None = None  # a replay stops after so many events, until `let_go`
+        self.let_go = asyncio.Event()
         self.overlap = 0  # how many numbers before the asked position are sent again
         self.on_start: Callable[[Execution], Any] | None = None
         self.url = ""
@@ -377,7 +379,9 @@ class FakeServer:
         if method == "subscribe_job" and not tape.pushes:  # its tape is made by its first event
             reply["data"] = {"epoch": None, "offset": 0, "recovered": False, "count": 0}
         await self._send(socket, reply)
-        for push in missed:
+        for place, push in enumerate(missed):
+            if place == self.hold_replay_after:
+                await self.let_go.wait()
             await self._send(socket, push)
         done = {"method": "replay_complete", "data": None, "success": None, "channel": tape.channel, "error": None}
         await self._send(socket, {**done, "offset": tape.offset, "epoch": tape.epoch})

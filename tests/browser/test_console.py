@@ -272,6 +272,23 @@ async def test_finished_execution_shows_its_whole_tape(server: FakeServer, open_
     assert not server.sockets
 
 
+async def test_state_is_the_newest_while_the_tape_still_comes(server: FakeServer, open_page: OpenPage) -> None:
+    execution = await begin(server)
+    await play(server, execution, pace=0)
+    last = execution.tape.offset
+    server.hold_replay_after = 3
+    watched = await open_page(link(server, execution))
+    badge = watched.page.locator("#connection")
+    await watched.settle(3)
+    await expect(badge).to_contain_text(f"Catching up · {last - 3} to go")
+    await expect(watched.page.locator(".execution .status.big")).to_have_text("Completed")  # not "Running" of event 2
+    await expect(watched.page.locator('tr[data-node="n-in"]')).to_contain_text("Completed")
+    server.let_go.set()
+    await watched.settle(last)
+    await expect(badge).to_contain_text("Tape complete")
+    assert await watched.numbers() == numbers_to(last)
+
+
 async def test_failure_names_its_reason(server: FakeServer, open_page: OpenPage) -> None:
     execution = await begin(server)
     watched = await open_page(link(server, execution))

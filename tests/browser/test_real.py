@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from acceptance.server import Server
+from acceptance.server import Server, cli
 from browser.conftest import OpenPage, Watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -140,6 +140,41 @@ async def test_job_from_a_script(live: Server, api: httpx2.AsyncClient, open_pag
     await watched.settle(3)
     assert await watched.numbers() == ["1", "2", "3"]
     await expect(watched.page.locator(".job .status.big")).to_have_text("Completed")
+
+
+async def test_sign_in_where_there_is_no_development_user(tmp_path: Path, open_page: OpenPage) -> None:
+    server = Server(tmp_path / "data", env={"LIVETAPE_APP_ENV": "prod"})
+    await asyncio.to_thread(server.start)
+    try:
+        made = await asyncio.to_thread(cli, "token", "create", "--user", "reader", "--data-dir", str(server.data_dir))
+        assert made.returncode == 0, made.stderr
+        watched = await open_page(f"{server.url}/#/jobs/mine")
+        page = watched.page
+        await expect(page.get_by_label("Token")).to_be_visible()  # the socket was closed with 4001
+        await page.get_by_label("Token").fill(made.stdout.strip())
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.locator("#connection")).to_contain_text("Live")
+        await page.get_by_role("link", name="Executions").click()
+        await expect(page.get_by_role("heading", name="Graphs")).to_be_visible()
+        await expect(page.locator("#connection")).not_to_contain_text("Not signed in")
+        await page.get_by_role("button", name="Sign out").click()
+        watched.allow("status of 401")
+        await expect(page.get_by_label("Token")).to_be_visible()
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_restarted_server_is_found_again(live: Server, api: httpx2.AsyncClient, open_page: OpenPage) -> None:
+    """A stop in good order (SIGTERM) while somebody watches, and a start."""
+    watched = await open_page(live.url)
+    watched.allow("WebSocket connection to|ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET")
+    page = watched.page
+    await run(page, "Alice in Wonderland", Paragraphs="50")
+    await expect(page.get_by_role("region", name="Outputs")).to_contain_text("paragraph 5:")
+    await asyncio.to_thread(live.stop)
+    await asyncio.to_thread(live.start)
+    await expect(page.locator(STATUS)).to_have_text("Completed", timeout=60_000)
+    await is_whole(watched, api)
 
 
 async def test_page_by_the_real_server(live: Server, api: httpx2.AsyncClient) -> None:

@@ -137,7 +137,10 @@ def _missing(exc: ModuleNotFoundError) -> CommandError | None:
 
 def _report(app: App, error: BaseException) -> int:
     from livetape.cli.errors import CommandError, describe, row_of
+    from livetape.errors import ConfigError
 
+    if isinstance(error, ConfigError) and error.set_by is not None and error.set_by in app.sources:
+        error.set_by = app.sources[error.set_by]  # whoever raised it knows the setting, not where it was set
     if app.verbose and not isinstance(error, CommandError):
         import traceback
 

@@ -53,7 +53,7 @@ async def own_server(app: App) -> AsyncIterator[Server]:
         if not serving.done():
             raise
         owner.uncancel()
-        raise _failure(serving) from None
+        raise _failure(serving)  # noqa: B904 - it has its own cause
     finally:
         serving.remove_done_callback(ended)
         serving.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,7 @@ class App:
         self.url: str | None = None
         self.token: str | None = None
         self.data_dir: str | None = None
+        self.sources: Mapping[str, str] = {}
 
     def color(self, stream: IO[str]) -> bool:
         """Whether to colour what goes there."""
@@ -42,6 +43,7 @@ class App:
 
         config = Path(self.config_file) if self.config_file else None
         loaded = load_settings({"data_dir": self.data_dir, **flags}, os.environ, Path.cwd(), config=config)
+        self.sources = loaded.sources
         for warning in loaded.warnings if warn else ():
             self.say(f"warning: {warning}")
         return loaded

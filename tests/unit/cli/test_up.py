@@ -147,13 +147,18 @@ def test_a_data_folder_that_cannot_be_made(call: Call, runtime: Runtime, tmp_pat
     assert "--data-dir" in result.err
 
 
-def test_what_the_runtime_refuses_is_shown_with_its_remedy(call: Call, runtime: Runtime) -> None:
+def test_what_the_runtime_refuses_is_shown_with_its_remedy(
+    call: Call, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime.fails = StoreError("the database x.db cannot be opened: file is not a database", fix="restore it")
     result = call("up", "--port", "0")
     assert result.code == 3
     assert result.err == (
         "error[LT-E304]: the database x.db cannot be opened: file is not a database\n  fix       restore it\n"
     )
+    runtime.fails = ConfigError("cannot load the blocks", set_by="blocks", fix="correct it")
+    monkeypatch.setenv("LIVETAPE_BLOCKS", "a:b")
+    assert "  set by    LIVETAPE_BLOCKS in the environment" in call("up", "--port", "0").err
     runtime.fails = ConfigError("another livetape uses it", because="process 7", fix="stop it")
     result = call("up", "--port", "0")
     assert (result.code, "  because   process 7" in result.err) == (3, True)
@@ -180,7 +185,7 @@ def test_run_without_a_server_shows_why_it_cannot_start_one(call: Call, runtime:
 
 def test_run_ends_with_the_server_that_it_started(call: Call, runtime: Runtime, server: FakeServer) -> None:
     runtime.url, server.ends = server.url, False
-    runtime.breaks_after = 0.5
+    runtime.breaks_after, runtime.when_ready = 0.5, lambda: None
     result = call("run", GRAPH_ID)
     assert result.code == 3
     assert "error[LT-E304]: the disk is full" in result.err

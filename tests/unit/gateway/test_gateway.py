@@ -848,7 +848,7 @@ async def test_a_refusal_takes_its_time() -> None:
 
 
 async def test_who_goes_before_it_is_refused_is_let_go() -> None:
-    async with rigged(refuse_delay_min_seconds=1) as rig:
+    async with rigged(refuse_delay_min_seconds=1, refuse_delay_max_seconds=5) as rig:
         client = rig.connect(token=None)
         await rig.clock.sleeper()
         await client.hang_up()

@@ -54,7 +54,6 @@ class EventStream(Response):
     ) -> None:
         self.status_code = 200
         self.background = None
-        self.body = b""
         self._subject = subject
         self._tape = tape
         self._since = since

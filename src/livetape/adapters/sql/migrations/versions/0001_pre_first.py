@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     unpublished = sa.text("published < last_number")
-    op.create_index("tape_unpublished", "tape", ["id"], sqlite_where=unpublished, postgresql_where=unpublished)
+    op.create_index("tape_unpublished", "tape", ["id"], sqlite_where=unpublished)
     op.create_table(
         "event",
         sa.Column("tape_id", sa.Integer, nullable=False),
@@ -47,7 +47,6 @@ def upgrade() -> None:
         ["tape_id", "idempotency_key"],
         unique=True,
         sqlite_where=keyed,
-        postgresql_where=keyed,
     )
     op.create_table(
         "graph",
@@ -86,7 +85,7 @@ def upgrade() -> None:
     op.create_index("execution_user", "execution", ["user_id", "created_at"])
     op.create_index("execution_graph", "execution", ["graph_id", "created_at"])
     running = sa.text("status = 'RUNNING'")
-    op.create_index("execution_leased", "execution", ["lease_until"], sqlite_where=running, postgresql_where=running)
+    op.create_index("execution_leased", "execution", ["lease_until"], sqlite_where=running)
     op.create_table(
         "node_execution",
         sa.Column("execution_id", sa.String, nullable=False),
