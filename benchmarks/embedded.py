@@ -51,6 +51,7 @@ def require_everything_on(api: Api) -> list[str]:
     Raises:
         SystemExit: metrics are off, or a caller whose Host is not ours is served.
     """
+    api.wait(api.run(graph([node("one", STORE, input=1)], [], "warm")))  # names appear when they are first counted
     answer = api.http.get("/metrics")
     if answer.status_code != 200 or "livetape_" not in answer.text:
         raise SystemExit("refusing to measure: GET /metrics has no livetape_ names")

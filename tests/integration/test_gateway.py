@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -23,12 +24,21 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import support
+from livetape.errors import ClosedError
 from livetape.events.channel import execution_tape
 from unit.gateway.rig import PATIENCE_S, Rig, rigged
 
 
 class Server(uvicorn.Server):
     """In the loop of the test; signals are not its business."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,6 +87,7 @@ async def served(**options: Any) -> AsyncIterator[Site]:
             port=port,
             ws="websockets-sansio",
             ws_ping_interval=None,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -85,8 +96,7 @@ async def served(**options: Any) -> AsyncIterator[Site]:
         server = Server(config)
         serving = asyncio.create_task(server.serve())
         async with asyncio.timeout(PATIENCE_S):
-            while not server.started:
-                await asyncio.sleep(0.005)
+            await server.ready.wait()
         try:
             yield Site(rig, port)
         finally:
@@ -116,7 +126,7 @@ async def ask(ws: ClientConnection, message: str | bytes) -> str:
 
 
 async def close_code(ws: ClientConnection) -> tuple[int, str]:
-    with pytest.raises(ConnectionClosed):
+    with suppress(ConnectionClosed):
         while True:
             await receive(ws)
     assert ws.close_code is not None
@@ -191,6 +201,7 @@ async def test_who_comes_back_with_its_position_misses_nothing(site: Site) -> No
     assert len(seen) == 17
 
 
+@pytest.mark.slow
 async def test_ten_thousand_events_are_replayed_in_order(site: Site) -> None:
     await site.rig.publisher.nodes(10_000, live=False)
     async with site.socket() as ws:
@@ -281,22 +292,30 @@ async def test_a_token_that_ends_while_connected(site: Site) -> None:
         assert await close_code(ws) == (4003, "Invalid token")
 
 
+BIG = int("9" * 4000)
+MANY = 1500
+
+
+@pytest.mark.slow
 async def test_a_slow_reader_slows_nobody_and_is_caught_up() -> None:
     """It does not read while far more is pushed than all buffers on the way can hold."""
-    async with served(outbox_max_bytes=64 * 1024, slow_seconds=30) as site:
+    async with served(outbox_max_bytes=64 * 1024) as site:
         publisher = site.rig.publisher
         await publisher.create()
         subscribe = '{"method":"subscribe_graph_execution","data":{"graph_exec_id":"E"}}'
-        async with site.socket(max_queue=1) as slow, site.socket() as fast:
-            await ask(slow, subscribe)
-            await ask(fast, subscribe)
-            big = int("9" * 4000)
-            for number in range(1, 3001):
-                await publisher.node(big)
-                assert json.loads(await receive(fast))["offset"] == number
-            assert site.rig.counts.values["gateway_resyncs_total,slow"] >= 1
-            offsets = [json.loads(await receive(slow))["offset"] for _ in range(3000)]
-            assert offsets == list(range(1, 3001))
+        with socket.socket() as narrow:
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            narrow.connect(("127.0.0.1", site.port))
+            narrow.setblocking(False)
+            async with site.socket(max_queue=1, sock=narrow) as slow, site.socket() as fast:
+                await ask(slow, subscribe)
+                await ask(fast, subscribe)
+                for number in range(1, MANY + 1):
+                    await publisher.node(BIG)
+                    assert json.loads(await receive(fast))["offset"] == number
+                assert site.rig.counts.values["gateway_resyncs_total,slow"] >= 1
+                offsets = [json.loads(await receive(slow))["offset"] for _ in range(MANY)]
+                assert offsets == list(range(1, MANY + 1))
 
 
 async def test_a_server_that_stops_closes_with_1012() -> None:
@@ -470,18 +489,23 @@ async def test_a_server_that_stops_ends_its_streams() -> None:
                 while not (await anext(lines)).startswith("data: "):
                     pass
                 site.rig.gateway.drain()
+                tape = await site.rig.log.describe(execution_tape("E"))
+                assert tape is not None
+                late = Request({"type": "http", "query_string": b"", "headers": [(b"accept", b"text/event-stream")]})
+                with pytest.raises(ClosedError):
+                    await site.rig.gateway.event_stream(late, tape)
                 assert [line async for line in lines if line] == []
 
 
+@pytest.mark.slow
 async def test_a_stream_whose_reader_is_slow_is_caught_up() -> None:
     async with served(outbox_max_bytes=64 * 1024) as site:
         await site.rig.publisher.create()
         async with site.http() as http, http.stream("GET", PATH, headers=LINES) as answer:
-            big = int("9" * 4000)
-            for _ in range(3000):
-                await site.rig.publisher.node(big)
+            for _ in range(MANY):
+                await site.rig.publisher.node(BIG)
             await site.rig.publisher.graph("COMPLETED")
             async with asyncio.timeout(30):
                 offsets = [json.loads(line)["offset"] async for line in answer.aiter_lines()]
-    assert offsets == list(range(1, 3002))
+    assert offsets == list(range(1, MANY + 2))
     assert site.rig.counts.values["gateway_resyncs_total,slow"] >= 1

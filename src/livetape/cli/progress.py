@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from livetape.cli.render import TERMINAL, Names, preview
+from livetape.cli.render import TERMINAL, Names, moment, preview
 from livetape.cli.tape import Push
 
 
@@ -17,8 +18,9 @@ class NodeProgress:
     runs: dict[str, str] = field(default_factory=dict)
     outputs: int = 0
     last_output: str = ""
-    started: float | None = None
-    ended: float | None = None
+    seen_running: float | None = None
+    began: datetime | None = None
+    ended: datetime | None = None
 
     @property
     def status(self) -> str:
@@ -35,10 +37,10 @@ class NodeProgress:
         return sum(1 for status in self.runs.values() if status in TERMINAL)
 
     def elapsed(self, now: float) -> float | None:
-        """Seconds since it first ran; None before."""
-        if self.started is None:
-            return None
-        return (self.ended if self.ended is not None and self.done == len(self.runs) else now) - self.started
+        """Seconds from its first start to its last end, by the server's clock; while it runs, since we saw it."""
+        if self.began is not None and self.ended is not None and self.done == len(self.runs):
+            return max(0.0, (self.ended - self.began).total_seconds())
+        return None if self.seen_running is None else now - self.seen_running
 
 
 @dataclass
@@ -65,12 +67,13 @@ class Progress:
         node = self.nodes.setdefault(node_id, NodeProgress(self.names.of(node_id)))
         if push.method == "node_output_event":
             node.outputs += 1
-            node.last_output = f"{data.get('name')} = {preview(data.get('value'), 60)}"
+            if data.get("name") != "name":  # an OUTPUT block also gives its own name
+                node.last_output = f"{data.get('name')} = {preview(data.get('value'), 60)}"
         elif push.method == "node_execution_event":
             status = str(data.get("status"))
             node.runs[str(data.get("node_exec_id"))] = status
-            if status == "RUNNING" and node.started is None:
-                node.started = now
-            if status in TERMINAL:
-                node.started = now if node.started is None else node.started
-                node.ended = now
+            if status == "RUNNING" and node.seen_running is None:
+                node.seen_running = now
+            began, ended = moment(data.get("start_time")), moment(data.get("end_time"))
+            node.began = began if node.began is None else node.began
+            node.ended = max(filter(None, (node.ended, ended)), default=None)

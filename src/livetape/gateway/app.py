@@ -98,11 +98,10 @@ class Gateway:
         return len(self._hub.topics())
 
     async def run(self) -> None:
-        """Move events from the bus to the watchers, until cancelled; then close them all.
+        """Move events from the bus to the watchers, until cancelled; then `drain`. Once.
 
-        A socket that comes while this does not run is turned away.
+        A socket that comes before or after is turned away.
         """
-        self._draining = False
         try:
             await self._broadcaster.run()
         finally:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from livetape.errors import PositionLostError
+from livetape.errors import ClosedError, PositionLostError
 from livetape.events.log import MAX_READ, EventLog, Position, Tape
 from livetape.gateway.messages import Since, SinceLast, SincePosition, SinceSeconds
 from livetape.gateway.options import GatewayOptions
@@ -31,6 +31,7 @@ class TapeResponses:
         self._subscriptions = subscriptions
         self._options = options
         self._streams: set[EventStream] = set()
+        self._ending = False
 
     @property
     def streams(self) -> int:
@@ -38,7 +39,11 @@ class TapeResponses:
         return len(self._streams)
 
     async def respond(self, request: Request, tape: Tape) -> Response:
-        """The answer, by `Accept`: a stream ends after the final event, a page at once."""
+        """The answer, by `Accept`: a stream ends after the final event, a page at once.
+
+        Raises:
+            ClosedError: the server stops, no new stream is begun.
+        """
         accept = request.headers.get("accept", "").lower()
         for media_type in (SSE_TYPE, LINES_TYPE):
             if media_type in accept:
@@ -47,10 +52,13 @@ class TapeResponses:
 
     def end_all(self) -> None:
         """The server stops: clients come back with their last position."""
+        self._ending = True
         for stream in tuple(self._streams):
             stream.end()
 
     def _stream(self, request: Request, tape: Tape, media_type: str) -> Response:
+        if self._ending:
+            raise ClosedError("The server is stopping")
         since = _since(request)
         if isinstance(since, SincePosition) and tape.final and (since.epoch, since.offset) == (tape.epoch, tape.offset):
             return Response(status_code=204)  # an EventSource that has seen the end comes back once; this stops it

@@ -216,8 +216,8 @@ class Push:
 
     @cached_property
     def text(self) -> str:
-        """For transports that take text."""
-        return self.data.decode()
+        """For transports that take text. What a foreign publisher wrote may not be valid UTF-8."""
+        return self.data.decode("utf-8", "replace")
 
 
 def message(

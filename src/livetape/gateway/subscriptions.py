@@ -100,7 +100,8 @@ class Subscriptions:
 
     async def _open_unknown(self, subject: Subject, principal: Principal) -> Opening | None:
         """No owner is known. None when there is one after all."""
-        topic = await self._hold(TopicKey(subject, principal), subject.bus_pattern(None, principal.user_id))
+        reader = Principal(principal.user_id, role=principal.role)  # whichever of its tokens it came with
+        topic = await self._hold(TopicKey(subject, reader), subject.bus_pattern(None, principal.user_id))
         try:
             if not topic.begun:
                 tape = await self._reader.describe(subject)

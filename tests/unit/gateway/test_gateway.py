@@ -511,6 +511,12 @@ async def test_rubbish_on_the_bus_harms_nobody(rig: Rig) -> None:
     await rig.publisher.node()
     bodies = await client.take(3)
     assert [body["method"] for body in bodies] == ["notification", "notification", "node_execution_event"]
+    await client.subscribe("odd")
+    await rig.bus.publish(
+        execution_channel("U", "G", "odd"),
+        b'{"payload":{"event_type":"node_execution_update","x":"\xff"},"offset":1,"epoch":"x"}',
+    )
+    assert (await client.get())["data"]["x"] == "\N{REPLACEMENT CHARACTER}"
 
 
 class BreakingBus(MemoryBus):

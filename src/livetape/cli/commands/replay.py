@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from livetape.cli.client import Client, with_client
 from livetape.cli.commands.tail import names_of
 from livetape.cli.errors import CommandError
 from livetape.cli.options import App, app_of, target_options
-from livetape.cli.render import line, record
+from livetape.cli.render import line, moment, record
 from livetape.cli.tape import METHODS, Push
 
 if TYPE_CHECKING:
@@ -116,13 +116,5 @@ def _push(entry: dict[str, Any], epoch: str | None) -> Push:
         int(entry["offset"]),
         entry.get("epoch", epoch),
         bool(entry.get("final")),
-        time=_time(entry.get("time")) or next((found for name in TIMES if (found := _time(fields.get(name)))), None),
+        time=moment(entry.get("time")) or next((at for name in TIMES if (at := moment(fields.get(name)))), None),
     )
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -187,7 +187,9 @@ class Home {
     const from = when(one.started_at);
     const to = when(one.ended_at) ?? (TERMINAL.has(one.status) ? null : now);
     text(row.took, from !== null && to !== null ? duration(to - from) : "–");
-    text(row.nodes, one.stats?.node_exec_count ?? "–");
+    // Counted at the end; until then nothing is known here, which is not 0.
+    const nodes = one.stats?.node_exec_count;
+    text(row.nodes, nodes || (TERMINAL.has(one.status) && nodes === 0) ? nodes : "–");
   }
 
   makeGraph(graph) {
