@@ -11,7 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from acceptance.api import Item
+from acceptance.api import TERMINAL, Item
 from acceptance.rawjson import members
 
 PUSHES = {"graph_execution_event", "node_execution_event", "node_output_event"}
@@ -43,12 +43,24 @@ async def receive(ws: ClientConnection, *, timeout: float = 10) -> str:
 class Watcher:
     """Follows one execution from its first event to its last, over as many connections as it takes.
 
-    It never drops, sorts or merges anything: `items` is what came, in the order in which it came.
+    It never drops, sorts or merges anything: `items` is what came, in the order in which it came. With `graph_id` it
+    follows the graph events of all executions of that graph instead, and ends after `finals` of them have ended.
     """
 
-    def __init__(self, url: str, graph_exec_id: str, *, token: str | None = None, outputs: str | None = "each") -> None:
+    def __init__(
+        self,
+        url: str,
+        graph_exec_id: str = "",
+        *,
+        token: str | None = None,
+        outputs: str | None = "each",
+        graph_id: str = "",
+        finals: int = 1,
+    ) -> None:
         self.url = url
         self.graph_exec_id = graph_exec_id
+        self.graph_id = graph_id
+        self.finals = finals
         self.token = token
         self.outputs = outputs
         self.items: list[Item] = []
@@ -66,10 +78,13 @@ class Watcher:
         return {"epoch": self.items[-1].epoch, "offset": self.items[-1].offset}
 
     def subscription(self) -> str:
-        data: dict[str, Any] = {"graph_exec_id": self.graph_exec_id, "since": self.since}
-        if self.outputs:
-            data["outputs"] = self.outputs
-        return json.dumps({"method": "subscribe_graph_execution", "data": data}, separators=(",", ":"))
+        if self.graph_id:
+            method, data = "subscribe_graph_executions", {"graph_id": self.graph_id, "since": self.since}
+        else:
+            method, data = "subscribe_graph_execution", {"graph_exec_id": self.graph_exec_id, "since": self.since}
+            if self.outputs:
+                data["outputs"] = self.outputs
+        return json.dumps({"method": method, "data": data}, separators=(",", ":"))
 
     def take(self, frame: str) -> None:
         raw = members(frame)
@@ -86,7 +101,11 @@ class Watcher:
                 final=raw.get("final") == "true",
             )
         )
-        self.final = self.final or self.items[-1].final
+        if self.graph_id:
+            ended = {item.value["id"] for item in self.items if item.value["status"] in TERMINAL}
+            self.final = len(ended) >= self.finals
+        else:
+            self.final = self.final or self.items[-1].final
 
     async def run(self) -> None:
         """Until the last event. Cancel it to stop earlier."""
@@ -108,7 +127,7 @@ class Watcher:
         for message in self.other:
             if message["method"] in ("gap", "error", "unsubscribed"):
                 found.append(f"the server said {json.dumps(message)[:300]}")
-            if message["method"] == "subscribe_graph_execution" and message.get("success") is not True:
+            if message["method"].startswith("subscribe_") and message.get("success") is not True:
                 found.append(f"subscribe was refused: {json.dumps(message)[:300]}")
             data = message.get("data")
             if isinstance(data, dict) and data.get("recovered") is False:

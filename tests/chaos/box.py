@@ -31,6 +31,7 @@ from acceptance.server import ROOT, Server
 from acceptance.watch import Watcher
 from chaos.checker import (
     Line,
+    check_graph_tape,
     check_numbers,
     check_replay,
     check_side_effects,
@@ -149,6 +150,8 @@ class Box:
 
             began = time.monotonic()
             client = asyncio.create_task(start_and_watch())
+            overview = Watcher(server.ws_url, graph_id=created["id"])
+            second = asyncio.create_task(overview.run())
             instants = []
             done = 0
             try:
@@ -174,6 +177,7 @@ class Box:
                 ready = time.monotonic()
                 async with asyncio.timeout(END_TIMEOUT):
                     started, watcher = await client
+                    await second
                 ended = time.monotonic()
             except TimeoutError:
                 seen = watcher.items[-1].data[:300] if watcher and watcher.items else "nothing"
@@ -184,16 +188,25 @@ class Box:
                 ) from None
             finally:
                 client.cancel()
-                await asyncio.gather(client, return_exceptions=True)
+                second.cancel()
+                await asyncio.gather(client, second, return_exceptions=True)
             took = ended - ready
             late = [f"ended {took:.1f} s after the last start"] if took > self.length + LATE else []
             self.check("goes on at once", number, late)
-            self.judge(number, done, api, started, watcher, instants)
+            self.judge(number, done, api, started, watcher, overview, instants)
             return ended - began
 
     def judge(
-        self, number: int, kills: int, api: Api, started: Started, watcher: Watcher, instants: list[float]
+        self,
+        number: int,
+        kills: int,
+        api: Api,
+        started: Started,
+        watcher: Watcher,
+        overview: Watcher,
+        instants: list[float],
     ) -> None:
+        """Look at one finished run from every side."""
         log = api.events(started)
         state = api.execution(started)
         listed = api.ok(api.http.get(f"/api/graphs/{started.graph_id}/executions"))["executions"]
@@ -207,7 +220,8 @@ class Box:
         self.check("one start, one execution", number, [] if len(listed) == 1 else [f"{len(listed)} executions"])
         self.check("log has 1..n", number, check_numbers(log, "log"))
         self.check("client saw the log", number, check_transcript(watcher.items, log))
-        self.check("client was never misled", number, watcher.complaints())
+        self.check("client was never misled", number, watcher.complaints() + overview.complaints())
+        self.check("graph tape", number, check_graph_tape(overview.items, {started.id: log}))
         self.check("completed once", number, check_statuses(log))
         self.check("replay gives the row", number, check_replay(log, state))
         self.check("side effects", number, check_side_effects(lines, state, kills))

@@ -81,6 +81,25 @@ def check_transcript(transcript: Sequence[Item], log: Sequence[Item]) -> list[st
     return found
 
 
+def check_graph_tape(seen: Sequence[Item], logs: Mapping[str, Sequence[Item]]) -> list[str]:
+    """A client of the graph saw the graph events of each execution, in order and byte for byte, under numbers 1..n."""
+    found = []
+    offsets = [item.offset for item in seen]
+    if offsets != list(range(1, len(offsets) + 1)):
+        found.append(f"graph tape: numbers are {offsets[:30]}")
+    if len({item.epoch for item in seen}) > 1:
+        found.append("graph tape: more than one epoch")
+    for execution_id, log in logs.items():
+        want = [item.data for item in log if item.value["event_type"] == GRAPH]
+        got = [item.data for item in seen if item.value["id"] == execution_id]
+        if want != got:
+            found.append(f"graph tape: {len(got)} events of {execution_id}, {len(want)} in its log, or not the same")
+    strange = {item.value["id"] for item in seen} - logs.keys()
+    if strange:
+        found.append(f"graph tape: events of other executions: {strange}")
+    return found
+
+
 def check_statuses(log: Sequence[Item]) -> list[str]:
     """A node execution is COMPLETED at most once, and terminal never changes."""
     found = []

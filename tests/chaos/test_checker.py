@@ -13,7 +13,9 @@ import pytest
 from acceptance.api import Item
 from acceptance.rawjson import elements, members
 from chaos.checker import (
+    GRAPH,
     Line,
+    check_graph_tape,
     check_numbers,
     check_replay,
     check_side_effects,
@@ -118,6 +120,24 @@ def test_a_doctored_log_is_noticed(how: str) -> None:
     """Even when the client saw exactly that log."""
     log, _ = honest()
     assert check_numbers(DOCTORED[how](log), "log") != []
+
+
+def test_a_doctored_graph_tape_is_noticed() -> None:
+    log, _ = honest()
+    events = [i for i in log if i.value["event_type"] == GRAPH]
+    seen = [replace(item, offset=n, final=False) for n, item in enumerate(events, start=1)]
+    assert check_graph_tape(seen, {"E": log}) == []
+    for doctored in (
+        seen[1:],
+        seen[:-1],
+        [*seen, seen[-1]],
+        [*seen, replace(seen[-1], offset=len(seen) + 1)],
+        [seen[1], seen[0], *seen[2:]],
+        [replace(seen[0], data=seen[0].data + " "), *seen[1:]],
+        [replace(seen[0], epoch="other"), *seen[1:]],
+        [replace(seen[0], data=json.dumps(seen[0].value | {"id": "F"})), *seen[1:]],
+    ):
+        assert check_graph_tape(doctored, {"E": log}) != []
 
 
 def insert(log: list[Item], at: int, **changes: Any) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from chaos.box import run_box
+from acceptance.api import Api, Started, graph, link, node
+from acceptance.server import Server
+from acceptance.watch import Watcher
+from chaos.box import STORE, STREAM, run_box
+from chaos.checker import check_graph_tape, check_numbers, check_replay, check_statuses, check_transcript
 
 RUNS = int(os.environ.get("CHAOS_RUNS", "20"))
 KILLED_MORE = 3
@@ -32,3 +37,46 @@ def test_kill_at_random_instants(tmp_path: Path) -> None:
     assert sum(faults.values()) == RUNS + 2 * min(KILLED_MORE, RUNS)
     assert report["faults"]["kill while it ran"] > 0
     assert all(n >= RUNS for name, n in report["checks"].items() if name != "no work of nobody")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_many_executions_at_once_survive_two_kills(tmp_path: Path) -> None:
+    """More executions than the worker runs at once: some run, some wait in the queue, when the process dies."""
+    count = 25
+    server = Server(tmp_path / "data", blocks=True)
+    await asyncio.to_thread(server.start)
+    try:
+        with Api(server.url) as api:
+            nodes = [node("stream", STREAM, count=4, pause=0.05), node("store", STORE)]
+            created = await asyncio.to_thread(api.create, graph(nodes, [link("stream.value", "store.input")]))
+            answers = [api.ok(await asyncio.to_thread(api.start_raw, created, key=str(n))) for n in range(count)]
+            all_started = [Started(created, answer) for answer in answers]
+            watchers = [Watcher(server.ws_url, started.id) for started in all_started[:5]]
+            watchers.append(Watcher(server.ws_url, graph_id=created["id"], finals=count))
+            async with asyncio.TaskGroup() as clients, asyncio.timeout(120):
+                for watcher in watchers:
+                    clients.create_task(watcher.run())
+                for _ in range(2):
+                    await asyncio.to_thread(server.kill)
+                    # The same starts again, as a client does that got no answer: nothing runs twice.
+                    await asyncio.to_thread(server.start)
+                    for n, started in enumerate(all_started):
+                        again = api.ok(await asyncio.to_thread(api.start_raw, created, key=str(n)))
+                        assert again["id"] == started.id
+            logs = {}
+            for started in all_started:
+                execution = await asyncio.to_thread(api.wait, started)
+                log = logs[started.id] = await asyncio.to_thread(api.events, started)
+                assert execution["status"] == "COMPLETED"
+                assert check_numbers(log, "log") == []
+                assert check_statuses(log) == []
+                assert check_replay(log, execution) == []
+                assert len(execution["node_executions"]) == 5
+            for watcher, started in zip(watchers, all_started[:5], strict=False):
+                assert check_transcript(watcher.items, logs[started.id]) == []
+            assert check_graph_tape(watchers[-1].items, logs) == []
+            assert [complaint for watcher in watchers for complaint in watcher.complaints()] == []
+    finally:
+        if server.running:
+            await asyncio.to_thread(server.kill)

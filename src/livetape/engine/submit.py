@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -17,6 +17,7 @@ from livetape.errors import GraphValidationError, LimitError, LogError, NotFound
 from livetape.events.channel import execution_tape
 from livetape.events.executions import (
     ExecutionStats,
+    ExecutionStatus,
     GraphExecution,
     GraphExecutionMeta,
     NodeExecutionResult,
@@ -109,6 +110,11 @@ class Executions:
         )
         key = None if idempotency_key is None else IdempotencyKey(idempotency_key, request_hash)
         row, replayed = await self._store.start(new, idempotency=key)
+        if replayed:
+            # One key, one answer: what the first request was told, however far the execution has come since.
+            row = replace(
+                row, status=ExecutionStatus.QUEUED, status_reason=None, started_at=None, ended_at=None, stats=b"{}"
+            )
         return Started(_meta(row), Position(row.epoch, 0), replayed)
 
     async def get(self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None) -> Snapshot:
