@@ -342,6 +342,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[ServerInfo], None] | 
         )
         await stack.enter_async_context(_service(gateway.run(), gateway.ready, "gateway", engine.failed))
         engine.checks["gateway"] = gateway.ready.is_set
+        engine.metrics.gauge("websocket_connections_total", 0)
         server = _Server(_uvicorn_config(settings, _api(settings, engine, gateway)), gateway.drain)
         serving = _service(server.run_on(listener), server.ready, "server", engine.failed)
         await stack.enter_async_context(serving)

@@ -57,7 +57,8 @@ class BlockCategory(StrEnum):
 class BlockSchema(BaseModel):
     """Base of a block's input and output models. Unknown pins are ignored; values are coerced to the field types."""
 
-    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=False)
+    # Validators are built when a block first runs: building all of them would be a tenth of the start.
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)

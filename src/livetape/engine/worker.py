@@ -93,6 +93,7 @@ class Worker:
         renewer.start()
         runs: set[asyncio.Task[None]] = set()
         sweep = asyncio.create_task(self._sweep_forever(), name="lease sweep")
+        self._show_load()
         self.ready.set()
         try:
             while True:
@@ -170,12 +171,18 @@ class Worker:
             options=self._options.executor,
         )
         self._held[row.id] = executor
-        self._metrics.gauge("execution_manager_active_runs", len(self._held))
+        self._show_load()
         try:
             await executor.run()
         finally:
             del self._held[row.id]
-            self._metrics.gauge("execution_manager_active_runs", len(self._held))
+            self._show_load()
+
+    def _show_load(self) -> None:
+        running, slots = len(self._held), self._options.concurrency
+        self._metrics.gauge("execution_manager_active_runs", running)
+        self._metrics.gauge("execution_manager_pool_size", slots)
+        self._metrics.gauge("execution_manager_utilization_ratio", running / slots)
 
     async def _plan(self, row: ExecutionRow) -> GraphPlan:
         key = (row.graph_id, row.graph_version)
