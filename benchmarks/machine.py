@@ -83,7 +83,9 @@ def facts() -> dict[str, Any]:
     """Written beside every figure."""
     models = [x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        [*git, "rev-parse", "--verify", "-q", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
     memory = Path("/proc/meminfo").read_text().split()[1]
     return {

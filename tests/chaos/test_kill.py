@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import random
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from acceptance.api import Api, Started, graph, link, node
@@ -77,6 +79,48 @@ async def test_many_executions_at_once_survive_two_kills(tmp_path: Path) -> None
                 assert check_transcript(watcher.items, logs[started.id]) == []
             assert check_graph_tape(watchers[-1].items, logs) == []
             assert [complaint for watcher in watchers for complaint in watcher.complaints()] == []
+    finally:
+        if server.running:
+            await asyncio.to_thread(server.kill)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_script_that_repeats_its_events_after_a_kill_has_each_once_on_the_tape(tmp_path: Path) -> None:
+    """It posts with an idempotency key, and posts again when it got no answer."""
+    count = 400
+    server = Server(tmp_path / "data")
+    await asyncio.to_thread(server.start)
+    offsets: list[int] = []
+    try:
+        with Api(server.url) as api:
+
+            def post_all() -> None:
+                for n in range(count):
+                    body = {"event_type": "task_progress", "data": {"n": n}, "idempotency_key": f"k{n}"}
+                    deadline = time.monotonic() + 60
+                    while True:
+                        try:
+                            answer = api.http.post("/api/jobs/j/events", json=body)
+                            break
+                        except httpx2.TransportError:
+                            assert time.monotonic() < deadline
+                            time.sleep(0.02)  # the server is another process, and it is down
+                    offsets.append(int(api.ok(answer)["offset"]))
+
+            script = asyncio.create_task(asyncio.to_thread(post_all))
+            for share in (0.25, 0.6):
+                async with asyncio.timeout(60):
+                    while len(offsets) < count * share:
+                        await asyncio.sleep(0.001)  # the thread is posting
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+            await script
+            page = api.ok(api.http.get("/api/jobs/j/events", params={"limit": 1000}))
+            data = [event["data"] for event in page["events"]]
+            assert offsets == list(range(1, count + 1))
+            assert [event["offset"] for event in page["events"]] == offsets
+            assert [(d.get("data") or d)["n"] for d in data] == list(range(count))
     finally:
         if server.running:
             await asyncio.to_thread(server.kill)

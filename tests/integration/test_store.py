@@ -406,6 +406,8 @@ def described(path: Path) -> dict[str, list[tuple[object, ...]]]:
         found: dict[str, list[tuple[object, ...]]] = {}
         for table in tables:
             found[table] = [tuple(row) for row in db.execute(f"PRAGMA table_info({table})")]
+            ((without_rowid,),) = db.execute("SELECT wr FROM pragma_table_list WHERE name = ?", (table,))
+            found[table].append(("without rowid", without_rowid))
             for _, index, unique, _, partial in sorted(db.execute(f"PRAGMA index_list({table})")):
                 columns = [row[2] for row in db.execute(f"PRAGMA index_info({index})")]
                 name = index if not index.startswith("sqlite_") else ""

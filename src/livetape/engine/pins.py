@@ -41,6 +41,8 @@ _MISSING: Final = _Missing()
 
 def split_pin(pin: str) -> tuple[str, tuple[Selector, ...]]:
     """The base name and the selectors; the whole name and none if it is plain or malformed."""
+    if "_$_" not in pin and "_#_" not in pin and "_@_" not in pin:
+        return pin, ()
     base, *rest = _SEPARATOR.split(pin)
     selectors = tuple(Selector(kind, key) for kind, key in zip(rest[::2], rest[1::2], strict=True))
     if not base or any(not selector.key for selector in selectors):

@@ -35,6 +35,7 @@ class _Track:
     next: int
     waiting: dict[int, NewEvent] = field(default_factory=dict)
     stuck: bool = False
+    unsure: bool = False
 
 
 class Relay:
@@ -65,10 +66,11 @@ class Relay:
         """A commit of this process wrote these events."""
         track = self._tracks.get(committed.tape)
         if track is None:
-            # Without a track nothing older waits: earlier events are out, or this is the first of the tape.
-            track = self._tracks[committed.tape] = _Track(committed, committed.first)
+            # Commits may be offered in another order than they were made: who sees a later one first asks the store.
+            track = _Track(committed, committed.first, unsure=committed.first > 1)
+            self._tracks[committed.tape] = track
         for number, event in enumerate(committed.events, committed.first):
-            if number >= track.next:
+            if track.unsure or number >= track.next:
                 track.waiting[number] = event
         self._touch(committed.tape)
 
@@ -95,7 +97,7 @@ class Relay:
                         continue  # it ended while this turn was waiting
                     try:
                         await self._publish(track)
-                    except (BusUnavailableError, LogUnavailableError) as error:
+                    except (BusUnavailableError, LogUnavailableError, StoreUnavailableError) as error:
                         logger.warning("relay of %s waits: %s", tape, error, extra={"action": "relay_retry"})
                         self._metrics.count("relay_retries_total")
                         await asyncio.sleep(RETRY_S)
@@ -117,6 +119,11 @@ class Relay:
             await self._mark()
 
     async def _publish(self, track: _Track) -> None:
+        if track.unsure:
+            track.next = await self._store.published(track.committed.tape) + 1
+            track.unsure = False
+            for number in [number for number in track.waiting if number < track.next]:
+                del track.waiting[number]
         if track.stuck or (track.waiting and track.next not in track.waiting):
             await self._read_missing(track)
         final, before = False, track.next

@@ -18,7 +18,7 @@ from livetape.gateway.outbox import Outbox
 from livetape.gateway.reader import Sleep
 from livetape.gateway.session import ClientError, Close, Effect, Pause, Send, Session, Subscribe, Unsubscribe
 from livetape.gateway.subjects import Kind, Subject
-from livetape.gateway.subscription import Client, Subscription
+from livetape.gateway.subscription import Client, Subscription, spawn_in
 from livetape.gateway.subscriptions import Subscriptions
 from livetape.gateway.transport import Transport, TransportClosedError
 from livetape.observability import get_logger
@@ -72,25 +72,24 @@ class Connection:
 
     async def run(self) -> None:
         """Until either side has closed."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                client = Client(
-                    self._outbox,
-                    spawn=tasks.create_task,
-                    too_slow=lambda: self.close(CloseCode.TOO_SLOW, drop=True),
-                    broken=lambda: self.close(CloseCode.INTERNAL_ERROR),
-                )
-                reader = tasks.create_task(self._read(client), name="socket reader")
-                writer = tasks.create_task(self._write(), name="socket writer")
-                timer = tasks.create_task(self._watch_time(), name="socket timer")
+        async with asyncio.TaskGroup() as tasks:
+            client = Client(
+                self._outbox,
+                spawn=spawn_in(tasks),
+                too_slow=lambda: self.close(CloseCode.TOO_SLOW, drop=True),
+                broken=lambda: self.close(CloseCode.INTERNAL_ERROR),
+            )
+            reader = tasks.create_task(self._read(client), name="socket reader")
+            writer = tasks.create_task(self._write(), name="socket writer")
+            timer = tasks.create_task(self._watch_time(), name="socket timer")
+            try:
                 await self._ending.wait()
+            finally:
                 self._close_subscriptions()
-                if self.close_code is not None:
-                    await self._say_goodbye(self.close_code, writer)
-                for task in (reader, writer, timer):
-                    task.cancel()
-        finally:
-            self._close_subscriptions()
+            if self.close_code is not None:
+                await self._say_goodbye(self.close_code, writer)
+            for task in (reader, writer, timer):
+                task.cancel()
 
     # ---- the tasks -------------------------------------------------------------------------------------------------
 

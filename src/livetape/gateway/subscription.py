@@ -14,15 +14,28 @@ from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
-from livetape.gateway.reader import Pace, Sleep, TapeReader
+from livetape.gateway.reader import HEAL_TRIES, Pace, Sleep, TapeReader
 from livetape.gateway.recovery import Gap, Item, merge
 from livetape.gateway.topic import NODE_OUTPUT, Topic
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
-Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-"""Starts a task that its owner ends at the latest when the client is gone."""
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
+"""Starts a task that its owner ends at the latest when the client is gone; None when it is about to go."""
+
+
+def spawn_in(tasks: asyncio.TaskGroup) -> Spawn:
+    """Tasks of this group. One that is shutting down takes no more, which is no failure of whoever asks."""
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        try:
+            return tasks.create_task(work)
+        except RuntimeError:
+            work.close()
+            return None
+
+    return spawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,8 @@ class Subscription:
                 backoff.reset()
             elif not more and position != topic.position:
                 # The topic is ahead and the log does not say more yet, or it is behind and has to be told.
+                if backoff.tries > HEAL_TRIES and not topic.repairing:
+                    position = self._skip_to(topic.position, position)
                 self._heal(topic)
                 await self._sleep(backoff.next())
 
@@ -151,9 +166,14 @@ class Subscription:
         if topic.readable:
             self._force(self._form.gap(position.offset + 1, None, topic.position.epoch))
             return Position(topic.position.epoch, 0)
-        if topic.position != position:
-            self._force(self._form.gap(position.offset + 1, topic.position.offset, topic.position.epoch or None))
-        return topic.position
+        return self._skip_to(topic.position, position)
+
+    def _skip_to(self, there: Position, position: Position) -> Position:
+        """What lies between cannot be had; when nothing does, something was lost that nobody knows."""
+        known = position.offset < there.offset
+        first, last = (position.offset + 1, there.offset) if known else (None, None)
+        self._force(self._form.gap(first, last, there.epoch or None))
+        return there
 
     def _forward(self, item: Item) -> None:
         if isinstance(item, Gap):

@@ -240,5 +240,9 @@ class TapeRelayStore(ABC):
         """Tapes with unpublished events (`events` empty, `first` the number of the first of them)."""
 
     @abstractmethod
+    async def published(self, tape: str) -> int:
+        """The number up to which this tape was marked; 0 when nothing is known of it."""
+
+    @abstractmethod
     async def mark_published(self, upto: dict[str, int]) -> None:
         """`{tape: number}`: all up to there are out. Moves only forward."""

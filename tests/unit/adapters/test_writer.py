@@ -146,3 +146,65 @@ async def test_a_full_disk_fails_all_and_nothing_is_half_there(writer: Writer) -
         await writer.run(lambda db: db.execute(many))
     assert numbers(writer.path) == []
     assert await writer.run(put(1)) == 1
+
+
+# ---- brief units ---------------------------------------------------------------------------------------------------
+
+
+def where(_: sqlite3.Connection) -> str:
+    return threading.current_thread().name
+
+
+async def test_a_brief_unit_runs_in_the_loop_when_nothing_is_being_written(writer: Writer) -> None:
+    assert await writer.run(where, brief=True) == threading.current_thread().name
+    assert await writer.run(where) == "livetape-sqlite-writer"
+
+
+async def test_brief_units_of_one_tick_share_a_commit_and_fail_alone(writer: Writer) -> None:
+    before = writer.commits
+    results = await asyncio.gather(*(writer.run(put(n), brief=True) for n in (1, 2, 1, 3)), return_exceptions=True)
+    assert [r for r in results if isinstance(r, int)] == [1, 2, 3]
+    assert isinstance(results[2], sqlite3.IntegrityError)
+    assert writer.commits - before == 1
+    assert numbers(writer.path) == [1, 2, 3]
+
+
+async def test_a_brief_unit_never_waits_in_the_loop(writer: Writer) -> None:
+    held = Held(writer)
+    waiting = asyncio.ensure_future(writer.run(where, brief=True))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    held.let_go()
+    assert await waiting == "livetape-sqlite-writer"
+
+
+async def test_a_full_disk_fails_a_brief_unit_too(writer: Writer) -> None:
+    (pages,) = await writer.run(lambda db: db.execute("PRAGMA page_count").fetchone())
+    await writer.run(lambda db: db.execute(f"PRAGMA max_page_count={pages}"))
+    big = (
+        "INSERT INTO t SELECT value FROM json_each((SELECT '[' || group_concat(n) || ']' FROM (WITH RECURSIVE c(n) AS "
+    )
+    big += "(SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 20000) SELECT n FROM c)))"
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        await writer.run(lambda db: db.execute(big), brief=True)
+    assert await writer.run(put(1), brief=True) == 1
+    assert numbers(writer.path) == [1]
+
+
+async def test_the_write_ahead_log_stays_small(writer: Writer) -> None:
+    for number in range(3000):
+        await writer.run(put(number), brief=True)
+    await writer.run(where)
+    log = writer.path.with_name(writer.path.name + "-wal")
+    assert log.stat().st_size < 8 * 1024 * 1024
+
+
+async def test_closing_writes_brief_units_that_wait(writer: Writer) -> None:
+    waiting = asyncio.ensure_future(writer.run(put(1), brief=True))
+    await asyncio.sleep(0)
+    writer.close()
+    assert await waiting == 1
+    with pytest.raises(ClosedError):
+        await writer.run(put(2), brief=True)
+    assert numbers(writer.path) == [1]

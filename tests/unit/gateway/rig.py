@@ -225,10 +225,10 @@ class Rig:
     publisher: Publisher
     clients: list[Client] = field(default_factory=list)
 
-    def token(self, user: str = "U", *, ttl_s: float = 86_400, role: str = "user") -> str:
+    def token(self, user: str = "U", *, ttl_s: float = 10**9, role: str = "user") -> str:
         return issue_token(KEY, user_id=user, now=self.clock.now(), ttl=timedelta(seconds=ttl_s), role=role)
 
-    def connect(self, user: str = "U", *, role: str = "user", ttl_s: float = 86_400, **facts: Any) -> Client:
+    def connect(self, user: str = "U", *, role: str = "user", ttl_s: float = 10**9, **facts: Any) -> Client:
         given = {"token": self.token(user, role=role, ttl_s=ttl_s), "host": "h", "peer": "192.0.2.1", **facts}
         client = Client(ConnectionFacts(**given))
         client.task = asyncio.create_task(self.gateway.serve(client))
@@ -270,6 +270,7 @@ async def rigged(
             await client.hang_up()
         assert gateway.sockets == 0
         assert gateway.topics == 0
+        assert not gateway._hub._listeners, "sockets that are gone are still notified"
     finally:
         running.cancel()
         await asyncio.wait({running, *(client.task for client in rig.clients if client.task is not None)})

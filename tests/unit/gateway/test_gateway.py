@@ -21,6 +21,7 @@ from unit.gateway.rig import Client, Rig, rigged
 
 FIVE = ["method", "data", "success", "channel", "error"]
 EXECUTION_CHANNEL = "U|graph_exec#E"
+NODE = b'{"event_type":"node_execution_update"}'
 
 
 @pytest.fixture
@@ -171,6 +172,8 @@ async def test_everything_waiting_leaves_in_one_write(rig: Rig) -> None:
         ({"last": 0}, 0, True),
         ({"last": 99}, 10, True),
         ({"seconds": 45}, 4, True),
+        ({"seconds": 40}, 4, True),
+        ({"seconds": 39}, 3, True),
         ({"seconds": 0}, 0, True),
         ({"seconds": 9999}, 10, True),
         ({"epoch": None, "offset": 4}, 6, True),
@@ -386,7 +389,7 @@ async def test_a_hole_without_a_log_is_told(rig: Rig) -> None:
     await client.subscribe("elsewhere")
     channel = execution_channel("U", "G", "elsewhere")
     for offset in (1, 2, 5, 6):
-        envelope = Envelope(b'{"event_type":"node_execution_update"}', "node_execution_update", offset, "x")
+        envelope = Envelope(NODE, "node_execution_update", offset, "x")
         await rig.bus.publish(channel, envelope.encode())
     bodies = await client.take(5)
     assert offsets(bodies) == [1, 2, "gap", 5, 6]
@@ -524,13 +527,14 @@ class BreakingBus(MemoryBus):
 
     def __init__(self) -> None:
         super().__init__()
+        self.link_class = BreakingSubscription
         self.down = False
         self.links: list[BreakingSubscription] = []
 
     async def subscribe(self, *patterns: str) -> Subscription:
         if self.down:
             raise BusUnavailableError
-        link = BreakingSubscription(self, await super().subscribe(*patterns))
+        link = self.link_class(self, await super().subscribe(*patterns))
         self.links.append(link)
         return link
 
@@ -713,6 +717,59 @@ async def test_trimmed_under_a_watcher_is_told(rig: Rig) -> None:
     assert bodies[0]["data"]["to"] == 3
 
 
+async def test_a_hole_in_the_log_itself_is_told_to_the_slow_too() -> None:
+    async with rigged(outbox_max_messages=6) as rig:
+        await rig.publisher.create()
+        fast, slow = rig.connect(), rig.connect()
+        for client in (fast, slow):
+            await client.subscribe()
+        slow.reading.clear()
+        await rig.publisher.nodes(3)
+        assert offsets(await fast.take(3)) == [1, 2, 3]
+        channel, epoch = execution_channel("U", "G", "E"), await epoch_of(rig)
+        time = asyncio.create_task(_go_on(rig))
+        for offset in (6, 7, 8, 9):
+            envelope = Envelope(NODE, "node_execution_update", offset, epoch)
+            await rig.bus.publish(channel, envelope.encode())
+        assert offsets(await fast.take(5)) == ["gap", 6, 7, 8, 9]
+        slow.reading.set()
+        bodies = await slow.take(5)
+        assert offsets(bodies)[:4] == [1, 2, 3, "gap"]
+        await rig.bus.publish(channel, Envelope(NODE, "node_execution_update", 10, epoch).encode())
+        while bodies[-1].get("offset") != 10:
+            bodies.append(await slow.get())
+        told = {
+            number
+            for body in bodies
+            if body["method"] == "gap"
+            for number in range(body["data"]["from"], body["data"]["to"] + 1)
+        }
+        got = [body["offset"] for body in bodies if "offset" in body]
+        assert got == sorted(set(got))
+        assert told | set(got) == set(range(1, 11)), "each has come, or its loss was told"
+        time.cancel()
+
+
+async def test_a_slow_client_without_a_log_is_told_what_it_missed() -> None:
+    async with rigged(outbox_max_messages=4) as rig:
+        slow = rig.connect()
+        await slow.subscribe("elsewhere")
+        slow.reading.clear()
+        channel = execution_channel("U", "G", "elsewhere")
+        for offset in range(1, 10):
+            await rig.bus.publish(channel, Envelope(NODE, "node_execution_update", offset, "x").encode())
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        slow.reading.set()
+        bodies = []
+        while not bodies or bodies[-1]["method"] != "gap":
+            bodies.append(await slow.get())
+        assert bodies[-1]["data"] == {"from": len(bodies), "to": 9, "epoch": "x"}
+        await rig.bus.publish(channel, Envelope(NODE, "node_execution_update", 10, "x").encode())
+        assert (await slow.get())["offset"] == 10
+
+
 async def test_an_event_too_large_for_the_bus_comes_from_the_log(rig: Rig) -> None:
     client = rig.connect()
     await client.subscribe()
@@ -744,6 +801,176 @@ async def test_a_stand_in_without_a_place_is_told(rig: Rig) -> None:
     body = await client.get()
     assert (body["method"], body["code"], body["channel"]) == ("error", "payload_too_large", EXECUTION_CHANNEL)
     assert "offset" not in body
+
+
+# ---- at an unlucky moment ------------------------------------------------------------------------------------------
+
+
+class GatedLog(FakeLog):
+    """While it is `shut`, answers are taken at once and handed over one by one, when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shut = False
+        self.held: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    async def describe(self, tape: str) -> Tape | None:
+        return await self._through(await super().describe(tape))
+
+    async def read(self, tape: str, after: int = 0, *, limit: int = 1000) -> Sequence[Entry]:
+        return await self._through(await super().read(tape, after, limit=limit))
+
+    async def _through(self, answer: Any) -> Any:
+        if self.shut:
+            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.held.put_nowait(held)
+            await held
+        return answer
+
+
+async def test_messages_lost_while_a_subscription_is_opened() -> None:
+    log, bus = GatedLog(), BreakingBus()
+    async with rigged(log=log, bus=bus) as rig:
+        await rig.publisher.create()
+        client = rig.connect()
+        await client.expect_silence()
+        log.shut = True
+        client.say({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E", "since": "latest"}})
+        (await log.held.get()).set_result(None)
+        position = await log.held.get()  # now it is known, and not yet told
+        log.shut = False
+        await bus.break_links()
+        bus.down = False
+        await rig.publisher.node(live=False)
+        while not bus.links:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        position.set_result(None)
+        assert [body["method"] for body in await client.take(2)] == ["subscribe_graph_execution", "replay_complete"]
+        assert (await client.get())["offset"] == 1
+
+
+async def test_messages_lost_while_the_log_is_read() -> None:
+    log, bus = GatedLog(), BreakingBus()
+    async with rigged(log=log, bus=bus) as rig:
+        await rig.publisher.create()
+        client = rig.connect()
+        await client.subscribe()
+        await rig.publisher.node(live=False)
+        log.shut = True
+        await rig.publisher.node()
+        (await log.held.get()).set_result(None)
+        entries = await log.held.get()  # 1 and 2
+        log.shut = False
+        await bus.break_links()
+        await rig.publisher.node(live=False)
+        bus.down = False
+        while not bus.links:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        entries.set_result(None)
+        assert offsets(await client.take(3)) == [1, 2, 3]
+
+
+class SlowBus(BreakingBus):
+    """Takes its time to listen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+
+    async def subscribe(self, *patterns: str) -> Subscription:
+        link = await super().subscribe(*patterns)
+        self.waiting.set()
+        await self.gate.wait()
+        return link
+
+    async def pause(self) -> None:
+        self.waiting.set()
+        await self.gate.wait()
+
+
+class SlowSubscription(BreakingSubscription):
+    async def add(self, *patterns: str) -> None:
+        if patterns:
+            assert isinstance(self.bus, SlowBus)
+            await self.bus.pause()
+        await super().add(*patterns)
+
+
+async def test_who_comes_while_the_link_is_made_is_listened_for() -> None:
+    bus = SlowBus()
+    async with rigged(bus=bus) as rig:
+        await rig.publisher.create()
+        client = rig.connect()
+        await client.expect_silence()
+        bus.gate.clear()
+        await bus.break_links()
+        bus.down = False
+        bus.waiting.clear()
+        await bus.waiting.wait()
+        await client.subscribe()
+        bus.gate.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await rig.bus.publish(execution_channel("U", "G", "E"), b"{}") == 1
+        await rig.publisher.node()
+        assert (await client.get())["offset"] == 1
+
+
+async def test_what_is_written_before_the_bus_listens_is_in_the_position() -> None:
+    bus = SlowBus()
+    bus.link_class = SlowSubscription
+    async with rigged(bus=bus) as rig:
+        await rig.publisher.create()
+        client = rig.connect()
+        await client.expect_silence()
+        bus.gate.clear()
+        bus.waiting.clear()
+        client.say({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E", "since": "latest"}})
+        await bus.waiting.wait()
+        await rig.publisher.node()
+        bus.gate.set()
+        assert (await client.get())["data"]["offset"] == 1
+        assert (await client.get())["offset"] == 1
+        await client.expect_silence()
+
+
+class BusyLog(FakeLog):
+    """While it is read, more is written and published: whoever only ever reads never arrives."""
+
+    publisher: Any = None
+    left = 300
+
+    async def read(self, tape: str, after: int = 0, *, limit: int = 1000) -> Sequence[Entry]:
+        answer = await super().read(tape, after, limit=limit)
+        if self.publisher is not None and self.left:
+            self.left -= 1
+            await self.publisher.nodes(2)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return answer
+
+
+async def test_a_replay_arrives_although_the_tape_grows_all_the_time() -> None:
+    log = BusyLog()
+    async with rigged(log=log) as rig:
+        await rig.publisher.create()
+        await rig.publisher.nodes(100)
+        other, client = rig.connect(), rig.connect()
+        await other.subscribe()
+        log.publisher = rig.publisher
+        await client.subscribe(since="earliest")
+        seen = 0
+        while (body := await client.get())["method"] != "replay_complete":
+            seen += 1
+            assert body["offset"] == seen
+        assert log.reads < 20
+        log.left = 0
 
 
 # ---- slow clients --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Where store statements run: synchronous functions of a SQLAlchemy Core connection, inside one transaction.
 
-On SQLite they run in the process's writer thread, together with everything else that waits there (one commit for
+On SQLite they run through the process's one writer, together with everything else that waits there (one commit for
 all); reads have threads of their own. The same functions run on PostgreSQL through `AsyncConnection.run_sync`.
 """
 
@@ -26,8 +26,10 @@ class Database(ABC):
     """Runs units of work."""
 
     @abstractmethod
-    async def write(self, unit: Callable[[Connection], T]) -> T:
+    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False) -> T:
         """Run it in a transaction; returns after the commit. An exception of the unit rolls it back.
+
+        `brief`: it writes a few rows and reads next to nothing. SQLite may then do it in the event loop.
 
         Raises:
             StoreUnavailableError: nothing of it was written.
@@ -47,7 +49,7 @@ class UnitWriter(Protocol):
 
     def submit(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> Future[T]: ...
 
-    async def run(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T: ...
+    async def run(self, unit: Callable[[sqlite3.Connection], T], *, brief: bool = False) -> T: ...
 
 
 class UnitReader(Protocol):
@@ -57,7 +59,7 @@ class UnitReader(Protocol):
 
 
 class SqliteDatabase(Database):
-    """Units in the writer thread. Commits belong to the writer: SQLAlchemy never begins or ends a transaction."""
+    """Units of the process's one writer. Commits belong to it: SQLAlchemy never begins or ends a transaction."""
 
     def __init__(self, writer: UnitWriter, readers: UnitReader) -> None:
         self._writer = writer
@@ -66,9 +68,9 @@ class SqliteDatabase(Database):
         # Its own unit, alone: the first connect of an engine rolls back what is open on the connection.
         self._write_connection = writer.submit(_core_connection).result()
 
-    async def write(self, unit: Callable[[Connection], T]) -> T:
+    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False) -> T:
         try:
-            return await self._writer.run(lambda _: unit(self._write_connection))
+            return await self._writer.run(lambda _: unit(self._write_connection), brief=brief)
         except (sqlite3.Error, DatabaseError) as error:
             raise _mapped(error) from error
 

@@ -33,6 +33,9 @@ from livetape.store.executions import (
 
 START_ROUTE: Final = "start_execution"
 IDEMPOTENCY_FOR: Final = timedelta(hours=24)
+BRIEF_BYTES: Final = 64 * 1024
+"""A step with more than this in its events is not brief (`Database.write`)."""
+
 RECOVERY_DELAYS_S: Final = (0, 1, 5, 30, 120)
 """Waits before an execution is tried again after its worker was lost; after the last one it is poison."""
 
@@ -82,7 +85,8 @@ class SqlExecutionStore(ExecutionStore):
         self._clock = clock or SystemClock()
 
     async def start(self, new: NewExecution, *, idempotency: IdempotencyKey | None = None) -> tuple[ExecutionRow, bool]:
-        row, written = await self._database.write(lambda db: self._start(db, new, idempotency))
+        brief = len(new.inputs) <= BRIEF_BYTES
+        row, written = await self._database.write(lambda db: self._start(db, new, idempotency), brief=brief)
         if written is not None:
             self._on_commit(written)
             self._ring()
@@ -214,7 +218,7 @@ class SqlExecutionStore(ExecutionStore):
             outputs = _outputs(db, row.id) if row.recoveries else None
             return row, _write_events(db, row, [graph_event(row, outputs)], now, fenced=True)
 
-        claimed = await self._database.write(unit)
+        claimed = await self._database.write(unit, brief=True)
         if claimed is None:
             return None
         row, written = claimed
@@ -222,7 +226,8 @@ class SqlExecutionStore(ExecutionStore):
         return row
 
     async def commit(self, step: Step, row: ExecutionRow) -> None:
-        written = await self._database.write(lambda db: self._commit(db, step, row))
+        brief = sum(len(event.payload) for event in step.events) <= BRIEF_BYTES
+        written = await self._database.write(lambda db: self._commit(db, step, row), brief=brief)
         if written is not None:
             self._on_commit(written)
 

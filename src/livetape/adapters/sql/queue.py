@@ -37,7 +37,7 @@ class SqlQueue(Queue):
     async def take(self, limit: int) -> list[Delivery]:
         while True:
             self._rung.clear()
-            taken, next_due_s = await self._database.write(lambda db: self._take(db, limit))
+            taken, next_due_s = await self._database.write(lambda db: self._take(db, limit), brief=True)
             if taken:
                 if len(taken) == limit:
                     self._rung.set()  # there may be more
@@ -65,7 +65,8 @@ class SqlQueue(Queue):
         return [], None if next_due is None else (next_due - now).total_seconds()
 
     async def ack(self, delivery: Delivery) -> None:
-        await self._database.write(lambda db: db.execute(delete(doorbell).where(doorbell.c.id == delivery.tag)))
+        gone = delete(doorbell).where(doorbell.c.id == delivery.tag)
+        await self._database.write(lambda db: db.execute(gone), brief=True)
 
     async def nack(self, delivery: Delivery, *, delay_s: float = 0) -> None:
         due = self._clock.now() + timedelta(seconds=delay_s)

@@ -38,6 +38,10 @@ class SqlTapeRelayStore(TapeRelayStore):
             for row in rows
         ]
 
+    async def published(self, name: str) -> int:
+        query = select(tape.c.published).where(tape.c.name == name)
+        return await self._database.read(lambda db: db.execute(query).scalar()) or 0
+
     async def mark_published(self, upto: dict[str, int]) -> None:
         def unit(db: Connection) -> None:
             db.execute(_MARK, [{"of": name, "upto": number} for name, number in upto.items()])

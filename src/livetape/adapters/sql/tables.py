@@ -58,6 +58,8 @@ class Status(TypeDecorator[ExecutionStatus]):
         return None if value is None else ExecutionStatus(value)
 
 
+# Tables that are written at every step stand in their primary key on SQLite (no rowid): a commit then writes one page
+# for each of them instead of two, and a tape is read from neighbouring pages.
 # Partial indexes name SQLite alone: an option of another dialect would load that dialect, a quarter of the start.
 
 # `fence` is the lease number that may write to the tape of an execution: number allotment and lease check are one
@@ -95,6 +97,7 @@ event = Table(
     Column("time", Moment, nullable=False),
     Column("idempotency_key", String),
     PrimaryKeyConstraint("tape_id", "number"),
+    sqlite_with_rowid=False,
 )
 Index(
     "event_idempotency",
@@ -166,6 +169,7 @@ node_execution = Table(
     Column("start_time", Moment),
     Column("end_time", Moment),
     PrimaryKeyConstraint("execution_id", "seq"),
+    sqlite_with_rowid=False,
 )
 
 node_output = Table(
@@ -177,6 +181,7 @@ node_output = Table(
     Column("name", String, nullable=False),
     Column("value", LargeBinary, nullable=False),
     PrimaryKeyConstraint("execution_id", "seq", "position"),
+    sqlite_with_rowid=False,
 )
 
 doorbell = Table(

@@ -44,10 +44,13 @@ CREATE TABLE IF NOT EXISTS event (
     time BIGINT NOT NULL,
     idempotency_key VARCHAR,
     PRIMARY KEY (tape_id, number)
-);
+) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS event_idempotency
     ON event (tape_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 """
+
+BRIEF_BYTES: Final = 64 * 1024
+"""A larger payload is written in the thread."""
 
 _TAPE_COLUMNS: Final = "id, name, owner, graph_id, channel, epoch, last_number, first_number, final"
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -113,7 +116,7 @@ class SqliteEventLog(EventLog):
             _insert_event(db, tape_id, number, event, now, idempotency_key)
             return Position(epoch, number)
 
-        return await self._write(unit)
+        return await self._write(unit, brief=len(event.payload) <= BRIEF_BYTES)
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
         now = self._now()
@@ -176,9 +179,9 @@ class SqliteEventLog(EventLog):
     def _now(self) -> int:
         return (self._clock.now() - _UNIX_EPOCH) // _MICROSECOND
 
-    async def _write(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, unit: Callable[[sqlite3.Connection], T], *, brief: bool = False) -> T:
         try:
-            return await self._writer.run(unit)
+            return await self._writer.run(unit, brief=brief)
         except sqlite3.Error as error:
             raise _mapped(error) from error
 

@@ -1,8 +1,12 @@
-"""The one thread of a process that writes to a SQLite file.
+"""The one writer of a SQLite file in a process.
 
-Units of work are functions of a connection. Everything that waits when the thread becomes free shares one commit
-(group commit), each unit under its own savepoint, so that a failing unit takes nobody with it. A unit is
-acknowledged after the commit that holds it, never before.
+Units of work are functions of a connection. Everything that waits shares one commit (group commit), each unit under
+its own savepoint, so that a failing unit takes nobody with it. A unit is acknowledged after the commit that holds it,
+never before.
+
+Units run in a thread of their own; brief ones run in the event loop that asked, when nothing else is being written:
+two changes of thread cost more than a small commit (decision 0008). Whatever may have to wait for the disk, above all
+checkpoints, happens in the thread.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from livetape.errors import ClosedError
 T = TypeVar("T")
 
 MAX_GROUP: Final = 512
+CHECKPOINT_EVERY: Final = 256
+"""Commits between two checkpoints: about as many pages as SQLite's own default of 1,000."""
 
 # NORMAL in WAL mode: a commit survives the death of the process; after a loss of power the newest commits may be
 # missing, but the file is sound. FULL survives that too, at about a tenth of the speed.
@@ -48,7 +54,7 @@ def connect(path: Path, *, durability: Durability = "NORMAL", read_only: bool = 
 
 
 class Writer:
-    """Owns the writing connection. `submit` may be called from any thread, `run` from any event loop."""
+    """Owns the writing connection. `submit` may be called from any thread, `run` from the event loop of its owner."""
 
     def __init__(self, path: Path, *, durability: Durability = "NORMAL") -> None:
         self.path = path
@@ -56,10 +62,14 @@ class Writer:
         # SimpleQueue wakes the thread from C: a Condition's notify costs more than the rest of a hand-over.
         self._units: SimpleQueue[_Unit | None] = SimpleQueue()
         self._urgent: deque[_Unit] = deque()
+        self._brief: list[_Unit] = []
         self._gate = threading.Lock()
+        self._writing = threading.Lock()
         self._closing = False
+        self._connection: sqlite3.Connection | None = None
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="livetape-sqlite-writer", daemon=True)
+        self._checkpointed = 0
         self.commits = 0
         self.units = 0
 
@@ -74,48 +84,91 @@ class Writer:
         Urgent units (lease renewals) go ahead of all that wait.
         """
         future: Future[T] = Future()
-        self._put(unit, future, urgent)
+        self._put((unit, future), urgent=urgent)
         return future
 
-    async def run(self, unit: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T:
-        """`submit` for a coroutine. Cancelling it does not take the unit back."""
-        waiter: _LoopWaiter = _LoopWaiter(asyncio.get_running_loop())
-        self._put(unit, waiter, urgent)
+    async def run(self, unit: Callable[[sqlite3.Connection], T], *, brief: bool = False) -> T:
+        """Run the unit and return after the commit. Cancelling it does not take the unit back.
+
+        `brief`: it writes a few rows and reads next to nothing, so that the loop may do it itself.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = _LoopWaiter(loop)
+        if not brief or self._durability == "FULL":  # such a commit waits for the disk
+            self._put((unit, waiter))
+        elif self._closing:
+            raise ClosedError("the database writer is closed")
+        else:
+            if not self._brief:
+                loop.call_soon(self._write_brief)  # after everybody of this tick has come
+            self._brief.append((unit, waiter))
         result: T = await waiter.future
         return result
 
-    def _put(self, unit: Callable[[sqlite3.Connection], Any], waiter: _Waiter, urgent: bool) -> None:
+    def _put(self, unit: _Unit, *, urgent: bool = False) -> None:
         with self._gate:
             if self._closing:
                 raise ClosedError("the database writer is closed")
             if urgent:
-                self._urgent.append((unit, waiter))
-            self._units.put(None if urgent else (unit, waiter))
+                self._urgent.append(unit)
+            self._units.put(None if urgent else unit)
+
+    def _write_brief(self) -> None:
+        group, self._brief = self._brief, []
+        if not group:
+            return  # closing took them
+        if self._connection is None or not self._units.empty() or not self._writing.acquire(blocking=False):
+            # Something is being written: join what waits there, rather than hold up the loop.
+            for unit in group:
+                self._units.put(unit)
+            return
+        try:
+            outcomes = self._commit(self._connection, group)
+        finally:
+            self._writing.release()
+        if self.commits - self._checkpointed >= CHECKPOINT_EVERY:
+            self._units.put(None)
+        for waiter, result, error in outcomes:
+            if isinstance(waiter, _LoopWaiter):
+                _settle([(waiter.future, result, error)])
 
     def close(self) -> None:
         """Finish what waits, then close the file. Idempotent."""
         with self._gate:
+            for unit in self._brief:
+                self._units.put(unit)
+            self._brief = []
             self._closing = True
             self._units.put(None)
         if self._thread.is_alive():
             self._thread.join()
 
+    # ---- in the thread -------------------------------------------------------------------------------------------
+
     def _work(self) -> None:
         try:
             connection = connect(self.path, durability=self._durability)
+            # Checkpoints wait for the disk: they are made here, never by a commit in the loop.
+            connection.execute("PRAGMA wal_autocheckpoint=0")
         except BaseException as error:
             self._opened.set_exception(error)
             return
+        self._connection = connection
         self._opened.set_result(None)
         try:
             while True:
                 group = self._waiting()
                 if group:
-                    self._commit(connection, group)
+                    with self._writing:
+                        outcomes = self._commit(connection, group)
+                    _resolve(outcomes)
+                if self.commits - self._checkpointed >= CHECKPOINT_EVERY:
+                    self._checkpoint(connection)
                 # Nothing is put after the mark that closing leaves, and a group may have swallowed it.
                 if self._closing and self._units.empty() and not self._urgent:
                     return
         finally:
+            self._connection = None
             connection.close()
 
     def _waiting(self) -> list[_Unit]:
@@ -133,8 +186,19 @@ class Writer:
             pass
         return [self._urgent.popleft() for _ in range(len(self._urgent))] + group
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Unit]) -> None:
-        outcomes: list[tuple[_Waiter, Any, BaseException | None]] = []
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move the write-ahead log into the file. Nothing else is written meanwhile, so that it can be finished."""
+        with self._writing:
+            self._checkpointed = self.commits
+            # A reader in the way makes it shorter, not wrong; the next one goes on.
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    # ---- in either -----------------------------------------------------------------------------------------------
+
+    def _commit(self, connection: sqlite3.Connection, group: list[_Unit]) -> list[_Outcome]:
+        """Run the group in one transaction, or everybody learns why not. The caller holds `_writing`."""
+        outcomes: list[_Outcome] = []
         alone = len(group) == 1
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -161,7 +225,7 @@ class Writer:
             outcomes = [(waiter, None, failed.get(id(waiter), error)) for _, waiter in group]
         self.commits += 1
         self.units += len(group)
-        _resolve(outcomes)
+        return outcomes
 
 
 class _LoopWaiter:
@@ -176,9 +240,10 @@ class _LoopWaiter:
 
 _Waiter = _LoopWaiter | Future[Any]
 _Unit = tuple[Callable[[sqlite3.Connection], Any], _Waiter]
+_Outcome = tuple[_Waiter, Any, BaseException | None]
 
 
-def _resolve(outcomes: list[tuple[_Waiter, Any, BaseException | None]]) -> None:
+def _resolve(outcomes: list[_Outcome]) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
     for waiter, result, error in outcomes:
         if isinstance(waiter, _LoopWaiter):

@@ -16,7 +16,7 @@ from livetape.gateway.messages import Push, Since, SincePosition
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
 from livetape.gateway.subjects import Subject
-from livetape.gateway.subscription import Client
+from livetape.gateway.subscription import Client, spawn_in
 from livetape.gateway.subscriptions import Opening, Subscriptions
 from livetape.observability import get_logger
 
@@ -89,7 +89,7 @@ class EventStream(Response):
         async with asyncio.TaskGroup() as tasks:
             client = Client(
                 self._outbox,
-                spawn=tasks.create_task,
+                spawn=spawn_in(tasks),
                 too_slow=lambda: self._outbox.close(drop=True),
                 broken=lambda: self._outbox.close(drop=True),
             )

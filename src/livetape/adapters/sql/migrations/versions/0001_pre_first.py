@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("time", sa.BigInteger, nullable=False),
         sa.Column("idempotency_key", sa.String),
         sa.PrimaryKeyConstraint("tape_id", "number"),
+        sqlite_with_rowid=False,
     )
     keyed = sa.text("idempotency_key IS NOT NULL")
     op.create_index(
@@ -102,6 +103,7 @@ def upgrade() -> None:
         sa.Column("start_time", sa.BigInteger),
         sa.Column("end_time", sa.BigInteger),
         sa.PrimaryKeyConstraint("execution_id", "seq"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "node_output",
@@ -111,6 +113,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String, nullable=False),
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("execution_id", "seq", "position"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "doorbell",
