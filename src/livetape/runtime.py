@@ -38,7 +38,7 @@ from livetape.adapters.sqlite.writer import Writer
 from livetape.api.app import create_api
 from livetape.api.services import ApiOptions
 from livetape.auth import DEFAULT_USER_ID, LOCAL_HOSTS, Authenticator, OriginPolicy, TokenOptions, TokenVerifier
-from livetape.clock import Clock, IdFactory, SystemClock, new_id
+from livetape.clock import Clock, IdFactory, IdPool, SystemClock
 from livetape.console import create_console
 from livetape.engine.block import Block, BlockRegistry
 from livetape.engine.blocks import builtin_blocks, installed_blocks
@@ -101,7 +101,7 @@ async def open_engine(
     settings: Settings,
     *,
     clock: Clock | None = None,
-    ids: IdFactory = new_id,
+    ids: IdFactory | None = None,
     extra_blocks: tuple[Block[Any], ...] = (),
 ) -> AsyncIterator[Engine]:
     """The embedded engine on the data folder: store, log, bus, relay and worker, ready.
@@ -110,7 +110,7 @@ async def open_engine(
         ConfigError: the data folder cannot be used, or another process uses it.
         StoreError: the database is damaged, or was made by a newer version.
     """
-    clock = clock or SystemClock()
+    clock, ids = clock or SystemClock(), ids or IdPool()
     async with AsyncExitStack() as stack:
         _make_folders(settings)
         stack.enter_context(_lock(settings))

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,15 @@ def test_run_times_out_and_says_what_goes_on(on: Call, server: FakeServer) -> No
     assert f"livetape executions stop {EXECUTION_ID}" in result.err
 
 
-def test_run_interrupted_says_that_the_execution_goes_on(on: Call, server: FakeServer) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works here too: what a shell starts in the background ignores it, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_run_interrupted_says_that_the_execution_goes_on(on: Call, server: FakeServer, interruptible: None) -> None:
     server.ends = False
 
     def interrupt() -> None:
