@@ -78,7 +78,8 @@ async def test_what_was_stored_is_there_after_a_kill(make_server: MakeServer) ->
         created = await asyncio.to_thread(api.create, graph([node("add", CALCULATOR, operation="Add", a=1, b=2)], []))
         execution = api.ok(await asyncio.to_thread(api.start_raw, created, None, key="k"))
         started = Started(created, execution)
-        before = await asyncio.to_thread(api.wait, started)
+        await asyncio.to_thread(api.wait, started)
+        before = await asyncio.to_thread(api.execution, started)  # its `stream` is now that of the end
         job = api.http.post("/api/jobs/j/events", json={"event_type": "task_started", "data": {}}).json()
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)

@@ -287,3 +287,28 @@ def _brief(clock: ManualClock) -> Any:
             await clock.sleep(seconds)
 
     return sleep
+
+
+FIVE = ["method", "data", "success", "channel", "error"]
+EXECUTION_CHANNEL = "U|graph_exec#E"
+NODE = b'{"event_type":"node_execution_update"}'
+
+
+def offsets(bodies: Sequence[dict[str, Any]]) -> list[Any]:
+    """The number of each message, or its method when it has none."""
+    return [body.get("offset", body["method"]) for body in bodies]
+
+
+async def epoch_of(rig: Rig, tape: str | None = None) -> str:
+    """The epoch of a tape, by default that of the execution E."""
+    found = await rig.log.describe(tape or execution_tape("E"))
+    assert found is not None
+    return found.epoch
+
+
+async def go_on(rig: Rig) -> None:
+    """Time passes for those who wait before they try again."""
+    while True:
+        await rig.clock.sleeper()
+        rig.clock.advance(1)
+        await asyncio.sleep(0)

@@ -280,7 +280,7 @@ def test_it_can_be_named_in_a_log_line() -> None:
     assert "execution E at e-0" in repr(topic())
 
 
-# ---- every interleaving --------------------------------------------------------------------------------------------
+# ---- every interleaving -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("each", [False, True])
