@@ -54,6 +54,7 @@ from livetape.events.jobs import Jobs
 from livetape.examples import example_files, example_graphs
 from livetape.gateway.app import Gateway, create_gateway
 from livetape.gateway.options import GatewayOptions
+from livetape.gateway.transports.uvicorn import JoinedWritesProtocol
 from livetape.observability import get_logger
 from livetape.settings import Settings, is_loopback, signing_key
 
@@ -406,7 +407,7 @@ def _gateway_options(settings: Settings) -> GatewayOptions:
 def _uvicorn_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=JoinedWritesProtocol,
         ws_max_size=settings.gateway.max_message_bytes,
         ws_ping_interval=settings.gateway.ping_interval_seconds,
         ws_ping_timeout=settings.gateway.ping_timeout_seconds,

@@ -7,6 +7,7 @@ after that the payload travels as bytes and is spliced, never parsed and dumped 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,11 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _PREFIX: Final = b'{"payload":'
 _TYPE_FIRST: Final = b'{"event_type":"'
 _TAIL_MARK: Final = b'},"offset":'
+# What `Envelope.encode` writes after the payload in the common case: found without a parser.
+_OUR_TAIL: Final = re.compile(
+    rb'"offset":(\d{1,18}),"epoch":"([0-9A-Za-z]+)"'
+    rb'(?:,"graph_offset":(\d{1,18}),"graph_epoch":"([0-9A-Za-z]+)")?(,"final":true)?}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,19 @@ def split(data: bytes) -> Envelope:
         # envelope's, unless there is none and a nested object has such a key: then the tail is no object.
         cut = data.rfind(_TAIL_MARK)
         if cut > 0:
+            ours = _OUR_TAIL.fullmatch(data, cut + 2)
+            if ours is not None:
+                payload = data[len(_PREFIX) : cut + 1]
+                offset, epoch, graph_offset, graph_epoch, final = ours.groups()
+                return Envelope(
+                    payload,
+                    event_type_of(payload),
+                    int(offset),
+                    epoch.decode(),
+                    None if graph_offset is None else int(graph_offset),
+                    None if graph_epoch is None else graph_epoch.decode(),
+                    final=final is not None,
+                )
             try:
                 tail = from_json(b"{" + data[cut + 2 :])
             except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from livetape.events.codec import Envelope
@@ -104,8 +105,9 @@ def event_for(kind: Kind, envelope: Envelope) -> TapeEvent | None:
     return TapeEvent(envelope.event_type, envelope.payload, envelope.offset, envelope.epoch, envelope.final)
 
 
-def candidates(channel: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def candidates(channel: str) -> tuple[str, ...]:
     """The channel and the patterns under which topics listen to it: one level below the user replaced by `*`."""
     levels = channel.split("/")
     stars = ("/".join([*levels[:index], "*", *levels[index + 1 :]]) for index in range(2, len(levels)))
-    return [channel, *stars]
+    return (channel, *stars)
