@@ -215,7 +215,7 @@ def test_a_stop_at_any_moment_is_final(server: Server, api: Api, instant: float)
     assert [i.value["status"] for i in log if i.final] == ["TERMINATED"]
 
 
-@pytest.mark.xfail(reason="compat_resume comes with issue 4", raises=TimeoutError)
+@pytest.mark.xfail(reason="sockets of old clients are not resumed yet", raises=TimeoutError)
 async def test_an_old_client_that_lost_its_socket_gets_its_channels_back(server: Server, api: Api) -> None:
     """Old pages do not subscribe again (reference/autogpt.md 2.5): within 120 s the server does it for them."""
     started = await started_on(api, streaming(40, 0.05))

@@ -256,7 +256,7 @@ def test_every_setting_is_described_and_named_once() -> None:
     found = dict(fields(Settings))
     assert all(field.description for field in found.values())
     assert len({variable_of(path) for path in found}) == len(found)
-    assert {path.partition(".")[0] for path in found if "." in path} == {"gateway", "engine", "retention"}
+    assert {path.partition(".")[0] for path in found if "." in path} == {"gateway", "engine"}
 
 
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:

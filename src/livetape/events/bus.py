@@ -14,7 +14,8 @@ class BusMessage:
     """What a subscription yields.
 
     `gap` is True on a marker without data: messages may have been lost just before it (the subscriber was too slow,
-    or the link to the server was down). A subscriber of durable channels then reads the log from its position.
+    or the link to the server was down). Its channel is empty when it may be about any of them. A subscriber of
+    durable channels then reads the log from its position.
     """
 
     channel: str
@@ -23,7 +24,7 @@ class BusMessage:
 
 
 class Subscription(ABC):
-    """A listener on a changing set of channels and patterns, owned by one task.
+    """A listener on a changing set of channels and patterns, read by one task; others may `add` and `remove`.
 
     Guarantees: a message published after `add` returned is yielded, in the order of publication per channel, each
     once even when several patterns match; unless a `gap` marker says otherwise. Memory is bounded: a reader that

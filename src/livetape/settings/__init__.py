@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from livetape.settings.load import ENV_PREFIX, Loaded, Overrides, load_settings
-from livetape.settings.model import EngineSettings, GatewaySettings, RetentionSettings, Settings, is_loopback
+from livetape.settings.model import EngineSettings, GatewaySettings, Settings, is_loopback
 from livetape.settings.secret import read_or_create_secret, signing_key
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "GatewaySettings",
     "Loaded",
     "Overrides",
-    "RetentionSettings",
     "Settings",
     "is_loopback",
     "load_settings",

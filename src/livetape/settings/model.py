@@ -20,7 +20,6 @@ EMBEDDED_SCHEMES: dict[str, tuple[str, ...]] = {
     "queue": ("sqlite",),
     "store": ("sqlite",),
     "files": ("file",),
-    "ephemeral": ("memory",),
 }
 """The adapters that this version has, by port."""
 
@@ -69,8 +68,6 @@ class GatewaySettings(Section):
     jobs_unowned: Literal["admin", "any_user"] = Field(
         "admin", description="Who may read job tapes that have no owner."
     )
-    compat_resume: bool = Field(True, description="Keep the channels of old clients that do not subscribe again.")
-    compat_resume_seconds: Seconds = Field(120.0, description="How long they are kept after the socket is gone.")
 
     @model_validator(mode="after")
     def _delays_in_order(self) -> Self:
@@ -85,32 +82,20 @@ class EngineSettings(Section):
     concurrency: Count = Field(10, description="Executions that one worker runs at once.")
     parallel_nodes: Count = Field(8, description="Nodes of one execution that run at once.")
     step_limit: Count = Field(100_000, description="Node executions of one execution; ends endless loops.")
-    max_nodes: Count = Field(2_000, description="Nodes of one graph.")
-    max_links: Count = Field(10_000, description="Links of one graph.")
     max_input_bytes: Count = Field(1024 * 1024, description="JSON bytes of the inputs of one execution.")
     lease_seconds: Positive = Field(15.0, description="How long a claimed execution belongs to a silent worker.")
     renew_seconds: Positive = Field(5.0, description="A worker renews its leases this often.")
-    sweep_seconds: Positive = Field(2.5, description="Expired leases and time-outs are looked for this often.")
+    sweep_seconds: Positive = Field(2.5, description="Expired leases are looked for this often.")
     cancel_grace_seconds: Seconds = Field(10.0, description="A stopped block may go on for so long.")
     node_error_policy: Literal["fail", "complete"] = Field(
         "fail", description="Status of an execution with an unhandled node error: FAILED, or COMPLETED."
     )
-    execution_timeout_seconds: Positive | None = Field(None, description="An execution may take so long. None: any.")
 
     @model_validator(mode="after")
     def _renews_in_time(self) -> Self:
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds must be at most half of lease_seconds")
         return self
-
-
-class RetentionSettings(Section):
-    """How long things are kept."""
-
-    events_days: Positive = Field(30.0, description="Events of executions and graphs, in days.")
-    job_events_hours: Positive = Field(24.0, description="Events of a job after its last one, in hours.")
-    metadata_extra_days: Seconds = Field(7.0, description="Owner and epoch of a tape beyond its events, in days.")
-    idempotency_hours: Positive = Field(24.0, description="Idempotency keys and their answers, in hours.")
 
 
 class Settings(Section):
@@ -127,7 +112,6 @@ class Settings(Section):
     queue: str | None = Field(None, description="URL of the queue. None: the database in the data folder.")
     store: str | None = Field(None, description="URL of the store. None: the database in the data folder.")
     files: str | None = Field(None, description="URL of the file store. None: `files/` in the data folder.")
-    ephemeral: str | None = Field(None, description="URL of tickets, revocations and counters. None: memory://.")
     enable_auth: bool = Field(
         True, description="Ask for tokens. On a loopback address, callers of this machine without one are `dev`."
     )
@@ -153,7 +137,6 @@ class Settings(Section):
     blocks: tuple[BlockSource, ...] = Field((), description="More blocks: `module:function`, which returns them.")
     gateway: GatewaySettings = Field(GatewaySettings(), description="The WebSocket and SSE gateway.")
     engine: EngineSettings = Field(EngineSettings(), description="Running graphs.")
-    retention: RetentionSettings = Field(RetentionSettings(), description="How long things are kept.")
 
     @property
     def database_path(self) -> Path:

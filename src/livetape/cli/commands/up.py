@@ -65,7 +65,10 @@ class Up:
         """Serve until a signal; 0 when it asked for the end and all was drained."""
         # Importing makes many objects that live on; collecting among them meanwhile is an eighth of the start.
         gc.disable()
+        from livetape.cli.logs import configure
         from livetape.runtime import serve
+
+        configure(self.settings)
 
         serving = asyncio.create_task(serve(self.settings, on_ready=self._ready), name="serve")
         loop = asyncio.get_running_loop()

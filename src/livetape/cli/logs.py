@@ -1,0 +1,44 @@
+"""Where log records go: to stderr, as lines for people or one JSON object a line, never with a token in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+from livetape.gateway.redaction import RedactTokens
+from livetape.settings import Settings
+
+STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """One object a line: time, level, logger, message, what was given in `extra`, and the stack if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        told |= {name: value for name, value in vars(record).items() if name not in STANDARD and name not in told}
+        if record.exc_info:
+            told["stack"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False, default=str)
+
+
+def configure(settings: Settings) -> None:
+    """For a process that serves. Replaces what was configured before."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RedactTokens())
+    if settings.log_format == "json":
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("livetape").setLevel(settings.log_level.upper())
+    # Its INFO lines tell of every connection.
+    logging.getLogger("uvicorn").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
