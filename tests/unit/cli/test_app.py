@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shlex
 import subprocess
 import sys
 import time
@@ -213,7 +214,7 @@ def test_interruption_is_130(call: Call, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    script = f"{sys.executable} -m livetape config show --show-defaults | head -1; echo ${{PIPESTATUS[0]}}"
+    script = f"{shlex.quote(sys.executable)} -m livetape config show --show-defaults | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.splitlines()[0].startswith("SETTING")

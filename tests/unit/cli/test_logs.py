@@ -16,8 +16,9 @@ from livetape.settings import Settings
 def as_before() -> Iterator[None]:
     names = ("", "livetape", "uvicorn", "uvicorn.error", "uvicorn.access")
     before = [(logging.getLogger(n), logging.getLogger(n).level, list(logging.getLogger(n).handlers)) for n in names]
-    for name in names[3:]:  # a server of another test may have left them a level of their own
+    for name in names[2:]:  # a server of another test may have left them a level and a handler of their own
         logging.getLogger(name).setLevel(logging.NOTSET)
+        logging.getLogger(name).handlers[:] = []
     yield
     for logger, level, handlers in before:
         logger.setLevel(level)
