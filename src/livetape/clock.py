@@ -40,7 +40,7 @@ EPOCH_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def new_epoch() -> str:
-    """A new epoch for a tape: eight random characters, never a `-` (PROTOCOL: `<epoch>-<offset>` is split there)."""
+    """A new epoch for a tape: eight random characters, never a `-` (`<epoch>-<offset>` is split there)."""
     return "".join(secrets.choice(EPOCH_ALPHABET) for _ in range(8))
 
 

@@ -12,7 +12,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 class Metrics(Protocol):
-    """Counts, gauges and durations. Names are the wire names of PROTOCOL section 7 without the namespace."""
+    """Counts, gauges and durations. Names are the wire names of the wire contract, section 7 without the namespace."""
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None: ...
 

@@ -27,7 +27,7 @@ UNKNOWN_BLOCK = "00000000-0000-4000-8000-00000000dead"
 
 
 def refused(answer: httpx2.Response, status: int) -> dict[str, Any]:
-    """An error in the one shape of PROTOCOL section 5."""
+    """An error in the one shape of the wire contract, section 5."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"].startswith("application/json")
     body: dict[str, Any] = answer.json()

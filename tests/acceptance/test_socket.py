@@ -1,4 +1,4 @@
-"""What a plain WebSocket client of the seed sees. Golden lines: reference/autogpt.md 2.2, never our own output."""
+"""What a plain WebSocket client of the seed sees. Golden lines: the seed's recorded traffic, never our own output."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_a_stop_at_any_moment_is_final(server: Server, api: Api, instant: float)
 
 @pytest.mark.xfail(reason="sockets of old clients are not resumed yet", raises=TimeoutError)
 async def test_an_old_client_that_lost_its_socket_gets_its_channels_back(server: Server, api: Api) -> None:
-    """Old pages do not subscribe again (reference/autogpt.md 2.5): within 120 s the server does it for them."""
+    """Old pages do not subscribe again: within 120 s the server does it for them."""
     started = await started_on(api, streaming(40, 0.05))
     channel = f"{DEV_USER}|graph_exec#{started.id}"
     async with socket(server.ws_url) as ws:

@@ -1,4 +1,4 @@
-"""A small server that speaks PROTOCOL.md sections 3 and 5 to the console, and fails when it is told to.
+"""A small server that speaks the wire contract (sections 3 and 5) to the console, and fails when it is told to.
 
 It holds its tapes in memory and runs in the loop of the test, so that a test decides what happens when: publish an
 event, drop every socket, refuse new ones, lose a tape's history, send numbers twice or leave some out.

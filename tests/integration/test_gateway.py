@@ -1,4 +1,4 @@
-"""The gateway on uvicorn, over real sockets. Golden lines: reference/autogpt.md 2.2, written out here."""
+"""The gateway on uvicorn, over real sockets. Golden lines: the seed's recorded traffic, written out here."""
 
 from __future__ import annotations
 

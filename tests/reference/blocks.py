@@ -1,4 +1,4 @@
-"""Pure Python models of the few blocks that the random graphs use (ids, pins: reference/autogpt.md section 6)."""
+"""Pure Python models of the few blocks that the random graphs use (ids and pins of the upstream platform)."""
 
 from __future__ import annotations
 

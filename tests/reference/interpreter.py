@@ -1,6 +1,6 @@
 """What a graph must do, one sentence of the contract at a time. Slow, sequential and obvious on purpose.
 
-Written from ENGINE.md ("Graph semantics") and the facts it cites (reference/autogpt.md 5.2-5.6), never from the
+Written from the execution contract ("Graph semantics") and the facts that it cites, never from the
 planner. The comment above each step quotes the sentence that it implements.
 
 Independent nodes run in parallel, so only a confluent graph has one right answer. `choose` decides which of the

@@ -1,4 +1,4 @@
-"""Every error of the REST interface, in one shape (PROTOCOL section 5).
+"""Every error of the REST interface, in one shape (wire contract, section 5).
 
     {"message", "detail", "hint", "type", "title", "status", "instance", "code", "errors"}
 

@@ -120,7 +120,7 @@ def matches(pattern: str, channel: str) -> bool:
     """Whether a message on `channel` belongs to a listener of `pattern`.
 
     `*` matches within one level, also as part of it; the key `*` alone matches every key of the bus
-    (PROTOCOL section 1). A pattern without `*` matches only itself.
+    (wire contract, section 1). A pattern without `*` matches only itself.
     """
     if "*" not in pattern:
         return pattern == channel

@@ -1,4 +1,4 @@
-"""Events to envelope bytes and back (PROTOCOL section 1). Pure.
+"""Events to envelope bytes and back (wire contract, section 1). Pure.
 
 The wire form is compact UTF-8 JSON `{"payload":{…}}`; durable events carry their position beside the payload:
 `{"payload":{…},"offset":7,"epoch":"k3v9x0aq","final":true}`. An event is encoded once, where it is published;

@@ -1,4 +1,4 @@
-"""The messages of the socket (PROTOCOL section 3): what clients send, what they are answered, what is pushed.
+"""The messages of the socket (wire contract, section 3): what clients send, what they are answered, what is pushed.
 
 Inbound messages are validated by models. Outbound ones are spliced from bytes in the exact key order of the wire:
 `method, data, success, channel, error`, then what is new. An event's payload is never decoded.

@@ -1,7 +1,7 @@
 """One client's protocol as a state machine without I/O: a message in, a list of effects out.
 
 The shell (`connection.py`) performs the effects in order. Time comes in as an argument. Everything that a client can
-send has an outcome here: an effect, an answer from PROTOCOL's table of errors, or a close.
+send has an outcome here: an effect, an answer from the wire contract's table of errors, or a close.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small server that answers as PROTOCOL.md says."""
+"""A small server that answers as the wire contract says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of the wire. Golden lines: reference/autogpt.md 2.2, written out here, never taken from our own output."""
+"""The bytes of the wire. Golden lines: the seed's recorded traffic, written out here, never our own output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of PROTOCOL.md section 3, message by message, without a socket."""
+"""The protocol of the wire contract, section 3, message by message, without a socket."""
 
 from __future__ import annotations
 
