@@ -30,8 +30,8 @@ class SqlQueue(Queue):
         """A doorbell was just committed by this process: look now."""
         self._rung.set()
 
-    async def put(self, doorbell_: Doorbell, *, delay_s: float = 0) -> None:
-        await self._database.write(lambda db: insert_doorbell(db, doorbell_, self._clock, delay_s))
+    async def put(self, doorbell: Doorbell, *, delay_s: float = 0) -> None:
+        await self._database.write(lambda db: insert_doorbell(db, doorbell, self._clock, delay_s))
         self.ring()
 
     async def take(self, limit: int) -> list[Delivery]:
