@@ -12,15 +12,14 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from pydantic_core import from_json
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
 from livetape.adapters.sql.database import SqliteDatabase
 from livetape.adapters.sql.executions import RECOVERY_DELAYS_S, SqlExecutionStore
 from livetape.adapters.sql.graphs import SqlGraphStore
-from livetape.adapters.sql.migrate import HEAD, migrate
+from livetape.adapters.sql.migrate import HEAD, migrate, upgrade
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.relay import SqlTapeRelayStore
-from livetape.adapters.sql.tables import metadata
 from livetape.adapters.sqlite.log import SCHEMA, SqliteEventLog
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
@@ -418,11 +417,15 @@ def described(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 async def test_migrations_the_tables_and_the_librarys_schema_are_one(stage: Stage, tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'b.db'}")
-    metadata.create_all(engine)
-    engine.dispose()
-    migrated = described(tmp_path / "a.db")
-    assert migrated == described(tmp_path / "b.db")
+    writer, readers = Writer(tmp_path / "b.db"), Readers(tmp_path / "b.db")
+    writer.open()
+    database = SqliteDatabase(writer, readers)
+    await database.write(lambda db: upgrade(db, None))
+    assert await database.write(migrate) is False, "the migrations lead to the newest revision"
+    readers.close()
+    writer.close()
+    migrated = described(tmp_path / "b.db")
+    assert migrated == described(tmp_path / "a.db"), "an empty database gets the tables at once"
     with sqlite3.connect(tmp_path / "c.db") as db:
         db.executescript(SCHEMA)
     db.close()
