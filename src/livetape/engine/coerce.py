@@ -44,6 +44,8 @@ def coerce_input(model: type[BlockSchema], values: Mapping[str, Any]) -> BlockSc
 
 def convert(value: Any, wanted: Any) -> Any:
     """`value` as the type `wanted` if there is a plain way to see it so, otherwise `value` itself."""
+    if wanted is Any:
+        return value
     wanted = _annotation(wanted)
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin is Union or origin is types.UnionType:

@@ -90,6 +90,7 @@ class Up:
     def _ready(self, info: ServerInfo) -> None:
         # What was imported stays for good: the collector need not look at it again.
         gc.freeze()
+        gc.set_threshold(10_000, 20, 20)  # an event makes some hundred short-lived objects, none of them a cycle
         gc.enable()
         self._said.enter_context(server_file(self.settings.server_file, info.url, os.getpid()))
         pretty = sys.stdout.isatty()
