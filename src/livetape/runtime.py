@@ -49,7 +49,7 @@ from livetape.engine.planner import Rules
 from livetape.engine.relay import Relay
 from livetape.engine.submit import Executions
 from livetape.engine.worker import Worker, WorkerOptions
-from livetape.errors import ConfigError, StoreError
+from livetape.errors import ConfigError, LogError, StoreError
 from livetape.events.jobs import Jobs
 from livetape.examples import example_files, example_graphs
 from livetape.gateway.app import Gateway, create_gateway
@@ -167,7 +167,6 @@ async def open_engine(
             clock=clock,
             failed=failed,
             checks={
-                "database": lambda: True,
                 "relay": relay.ready.is_set,
                 "worker": lambda: worker.ready.is_set() and not failed.done(),
             },
@@ -358,7 +357,12 @@ def _api(settings: Settings, engine: Engine, gateway: Gateway) -> FastAPI:
     local = development_user(settings) or not settings.enable_auth
 
     async def missing() -> list[str]:
-        return [name for name, is_up in engine.checks.items() if not is_up()]
+        down = [name for name, is_up in engine.checks.items() if not is_up()]
+        try:
+            await engine.log.describe("readiness")  # any read that touches the file
+        except LogError:
+            down.append("database")
+        return down
 
     return create_api(
         ApiOptions(

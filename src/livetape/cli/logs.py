@@ -40,5 +40,10 @@ def configure(settings: Settings) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("livetape").setLevel(settings.log_level.upper())
-    # Its INFO lines tell of every connection.
-    logging.getLogger("uvicorn").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        # Whatever was set up for them before: their records go the one way that hides tokens.
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate, logger.disabled = True, False
+        # Its INFO lines tell of every connection.
+        logger.setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 from collections.abc import Iterator
 
 import pytest
+import uvicorn.config
 
 from livetape.cli.logs import configure
 from livetape.settings import Settings
 
 
+NAMES = ("", "livetape", "uvicorn", "uvicorn.error", "uvicorn.access")
+
+
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    names = ("", "livetape", "uvicorn", "uvicorn.error", "uvicorn.access")
-    before = [(logging.getLogger(n), logging.getLogger(n).level, list(logging.getLogger(n).handlers)) for n in names]
-    for name in names[2:]:  # a server of another test may have left them a level and a handler of their own
-        logging.getLogger(name).setLevel(logging.NOTSET)
-        logging.getLogger(name).handlers[:] = []
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(logger.level, list(logger.handlers), logger.propagate, logger.disabled) for logger in loggers]
     yield
-    for logger, level, handlers in before:
+    for logger, (level, handlers, propagate, disabled) in zip(loggers, before, strict=True):
         logger.setLevel(level)
         logger.handlers[:] = handlers
+        logger.propagate, logger.disabled = propagate, disabled
 
 
 def test_json_lines_carry_what_was_given(capfd: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +48,7 @@ def test_json_lines_carry_what_was_given(capfd: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_tokens_never_leave(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)  # what another way of starting may have left
     configure(Settings(log_format=form, log_level="debug"))
     logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', "peer", "/ws?token=abc.def.ghi&x=1")
     logging.getLogger("livetape").warning("Authorization: Bearer abc.def.ghi")
