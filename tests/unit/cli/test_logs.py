@@ -13,7 +13,6 @@ import uvicorn.config
 from livetape.cli.logs import configure
 from livetape.settings import Settings
 
-
 NAMES = ("", "livetape", "uvicorn", "uvicorn.error", "uvicorn.access")
 
 
