@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ from livetape.settings import Settings, is_loopback, signing_key
 logger = get_logger(__name__)
 
 LOCK_FILE: Final = "lock"
+CHECKED_BYTES: Final = 32 * 1024 * 1024
+"""A larger database is not checked at every start; `livetape doctor` checks any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,7 @@ async def _open_database(stack: AsyncExitStack, settings: Settings) -> tuple[Sql
         writer.open()
         stack.callback(readers.close)
         stack.callback(writer.close)
+        await writer.run(_check_file)
         database = SqliteDatabase(writer, readers)
         await database.write(migrate)
     except Exception as error:
@@ -284,6 +288,18 @@ async def _open_database(stack: AsyncExitStack, settings: Settings) -> tuple[Sql
             fix=f"restore it from a copy; or move {path} away and start with an empty one",
         ) from error
     return database, writer, readers
+
+
+def _check_file(connection: sqlite3.Connection) -> None:
+    """Look for damage while that is quick, so that it is found now and not in the middle of an execution."""
+    (pages,), (size,) = (
+        connection.execute("PRAGMA page_count").fetchone(),
+        connection.execute("PRAGMA page_size").fetchone(),
+    )
+    if pages * size <= CHECKED_BYTES:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
 
 
 @asynccontextmanager
