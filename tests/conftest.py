@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 import support
+from servers import Flavour, RedisServer, cluster, running
 
 CI = os.environ.get("CI", "") in {"true", "1"}
 
@@ -130,3 +134,64 @@ def chromium() -> str:
     path = support.services()["chromium"].path
     assert path is not None, "mark the test with @pytest.mark.browser"
     return path
+
+
+class RedisServers:
+    """The servers that tests share: one of each kind, started when the first test asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._started: dict[Flavour, RedisServer] = {}
+        self._clusters: dict[Flavour, list[RedisServer]] = {}
+        self._numbers = itertools.count(1)
+
+    def get(self, flavour: Flavour) -> RedisServer:
+        if flavour not in self._started:
+            server = RedisServer(flavour, self._folder / flavour)
+            self._started[flavour] = self._stack.enter_context(running(server))
+        return self._started[flavour]
+
+    def cluster(self, flavour: Flavour) -> list[RedisServer]:
+        if flavour not in self._clusters:
+            self._clusters[flavour] = self._stack.enter_context(cluster(flavour, self._folder / f"{flavour}-cluster"))
+        return self._clusters[flavour]
+
+    def new_db(self) -> int:
+        """The number of a database that no test has used."""
+        return next(self._numbers)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
+    servers = RedisServers(tmp_path_factory.mktemp("redis"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.needs("redis")), "valkey"])
+def redis_server(request: pytest.FixtureRequest, redis_servers: RedisServers) -> RedisServer:
+    """A running server that other tests use too: once Redis, once Valkey. Do not kill it, do not flush it."""
+    return redis_servers.get(request.param)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer, redis_servers: RedisServers) -> str:
+    """The URL of an empty database. Channels are not per database: name them for the test, or end what listens."""
+    return redis_server.url(redis_servers.new_db())
+
+
+@pytest.fixture
+def own_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, which it may kill, pause and start again."""
+    with running(RedisServer("redis", tmp_path / "redis", **getattr(request, "param", {}))) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_cluster(redis_servers: RedisServers) -> list[RedisServer]:
+    """Three masters that other tests use too."""
+    return redis_servers.cluster("redis")

@@ -6,6 +6,7 @@
     ├─ BusError
     │  ├─ BusUnavailableError *
     │  ├─ CodecError                  bytes that are not an envelope, an event that cannot be encoded
+    │  │  └─ DecryptionError          the key is missing or wrong, or the text was changed
     │  └─ ChannelError                a channel or key that may not be used this way
     ├─ LogError
     │  ├─ LogUnavailableError *
@@ -96,6 +97,12 @@ class CodecError(BusError):
     """These bytes are not an event envelope."""
 
     code = "codec"
+
+
+class DecryptionError(CodecError):
+    """This event cannot be decrypted: its key is missing or wrong, or it was changed on the way."""
+
+    code = "decryption"
 
 
 class ChannelError(BusError):

@@ -52,6 +52,7 @@ from livetape.engine.submit import Executions
 from livetape.engine.worker import Worker, WorkerOptions
 from livetape.errors import ConfigError, LogError, StoreError
 from livetape.events.jobs import Jobs
+from livetape.events.recorder import LogRecorder
 from livetape.examples import example_files, example_graphs
 from livetape.gateway.app import Gateway, create_gateway
 from livetape.gateway.options import GatewayOptions
@@ -160,7 +161,7 @@ async def open_engine(
                 hint=worker.cancel,
                 max_input_bytes=settings.engine.max_input_bytes,
             ),
-            jobs=Jobs(log, bus, clock=clock),
+            jobs=Jobs(LogRecorder(log, bus), clock=clock),
             store=store,
             graph_store=graph_store,
             queue=queue,

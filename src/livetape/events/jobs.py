@@ -6,11 +6,11 @@ from typing import Any
 
 from livetape.clock import Clock, SystemClock
 from livetape.errors import NotFoundError
-from livetape.events.bus import Bus
 from livetape.events.channel import job_channel, job_tape
 from livetape.events.event import JOB_FINAL_TYPES, JobEvent
-from livetape.events.log import EventLog, Position
+from livetape.events.log import Position
 from livetape.events.publisher import Publisher
+from livetape.events.recorder import Recorder
 
 
 class Jobs:
@@ -19,9 +19,8 @@ class Jobs:
     A job belongs to the user who published its first event; to everybody else it does not exist.
     """
 
-    def __init__(self, log: EventLog, bus: Bus, *, clock: Clock | None = None) -> None:
-        self._log = log
-        self._publisher = Publisher(log, bus)
+    def __init__(self, recorder: Recorder, *, clock: Clock | None = None) -> None:
+        self._publisher = Publisher(recorder)
         self._clock = clock or SystemClock()
 
     async def publish(
@@ -52,9 +51,17 @@ class Jobs:
             timestamp=self._clock.now().isoformat() if timestamp is None else timestamp,
             data=data,
         )
-        known = await self._log.create(tape, owner=user_id, channel=channel)
-        if known.owner != user_id and not is_admin:
-            raise NotFoundError(f"Job #{job_id} not found.")
-        return await self._publisher.publish(
-            tape, channel, event, event_type, final=event_type in JOB_FINAL_TYPES, idempotency_key=idempotency_key
-        )
+        try:
+            recorded = await self._publisher.publish(
+                tape,
+                channel,
+                event,
+                event_type,
+                final=event_type in JOB_FINAL_TYPES,
+                owner=user_id,
+                any_owner=is_admin,
+                idempotency_key=idempotency_key,
+            )
+        except NotFoundError:
+            raise NotFoundError(f"Job #{job_id} not found.") from None
+        return recorded.position

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, Literal, Self, TypeAlias
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 from livetape.errors import PositionLostError
 
 PutResult: TypeAlias = Literal["stored", "duplicate"]
+
+_UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAX_READ: Final = 1000
 """The most entries that one `read` returns."""
@@ -51,15 +53,22 @@ class NewEvent:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An event on a tape. `payload` is the event's JSON exactly as it was appended."""
+class Entry(NamedTuple):
+    """An event on a tape. `payload` is the event's JSON exactly as it was appended.
+
+    `at_us` is when it was appended, in microseconds since 1970 (UTC), as well as the log knows.
+    """
 
     offset: int
     event_type: str
     payload: bytes
     final: bool
-    time: datetime
+    at_us: int
+
+    @property
+    def time(self) -> datetime:
+        """`at_us` as a date, in UTC."""
+        return _UNIX_EPOCH + timedelta(microseconds=self.at_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,9 @@ class Tape:
     `owner` is a user id, None for a tape without an owner. `channel` is where its events are published live (a
     pattern for a graph's tape). `offset` is that of the newest event, 0 when there is none. `first_offset` is that
     of the oldest event that can still be read. `final`: its last event has been written.
+
+    `mixed`: somebody else writes to it too (a plain Redis client, for instance). Its offsets rise but not by one, and
+    are larger than JSON numbers carry exactly; a hole cannot be told from none.
     """
 
     name: str
@@ -79,6 +91,7 @@ class Tape:
     offset: int
     first_offset: int
     final: bool
+    mixed: bool = False
 
     @property
     def position(self) -> Position:
@@ -133,16 +146,25 @@ class EventLog(ABC):
         """
 
     @abstractmethod
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
         """The next entries after this offset, in order, at most `limit` (and never more than `MAX_READ`).
 
         An absent tape reads as empty. Entries that were trimmed are simply not there: compare with
         `Tape.first_offset`.
+
+        Raises:
+            PositionLostError: `epoch` is given, and the tape has another or is absent.
         """
 
     @abstractmethod
     async def describe(self, tape: str) -> Tape | None:
         """Its metadata, or None when there is no such tape."""
+
+    @abstractmethod
+    def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        """Names of the tapes that begin so, each once, in no order; perhaps without those made or lost meanwhile."""
 
     @abstractmethod
     async def trim(self, tape: str, *, keep_after: int) -> int:

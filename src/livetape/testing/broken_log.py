@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Final
 
 from livetape.clock import new_epoch
@@ -49,7 +49,7 @@ class SoftLog(EventLog):
         return Position(reel.tape.epoch, offset)
 
     def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
-        reel.entries.append(Entry(offset, event.event_type, event.payload, event.final, datetime.now(UTC)))
+        reel.entries.append(Entry(offset, event.event_type, event.payload, event.final, int(time.time() * 1_000_000)))
         reel.tape = replace(reel.tape, offset=offset, final=reel.tape.final or event.final)
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
@@ -65,9 +65,17 @@ class SoftLog(EventLog):
         self.store(reel, position.offset, event)
         return "stored"
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
         reel = self.reels.get(tape)
+        if epoch is not None and (reel is None or reel.tape.epoch != epoch):
+            raise PositionLostError(tape=tape)
         return [] if reel is None else [e for e in reel.entries if e.offset > after][: min(limit, MAX_READ)]
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        for name in [name for name in self.reels if name.startswith(prefix)]:
+            yield name
 
     async def describe(self, tape: str) -> Tape | None:
         reel = self.reels.get(tape)
@@ -202,14 +210,18 @@ class Reformats(SoftLog):
 class ReadsFromTheOffset(SoftLog):
     """`after` is included."""
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
-        return await super().read(tape, max(0, after - 1), limit=limit)
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
+        return await super().read(tape, max(0, after - 1), limit=limit, epoch=epoch)
 
 
 class ReadsEverything(SoftLog):
     """No bound on one read."""
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
         reel = self.reels.get(tape)
         return [] if reel is None else [entry for entry in reel.entries if entry.offset > after][:limit]
 
@@ -259,7 +271,7 @@ class PutsTwice(SoftLog):
         result = await super().put(tape, position, event)
         if result == "duplicate":
             entries = self.reels[tape].entries
-            entries[position.offset - 1] = replace(entries[position.offset - 1], payload=event.payload)
+            entries[position.offset - 1] = entries[position.offset - 1]._replace(payload=event.payload)
         return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,7 +22,8 @@ class _Record:
 
     def add(self, event: NewEvent, time: datetime) -> int:
         offset = self.tape.offset + 1
-        self.entries.append(Entry(offset, event.event_type, event.payload, event.final, time))
+        at_us = int(time.timestamp() * 1_000_000)
+        self.entries.append(Entry(offset, event.event_type, event.payload, event.final, at_us))
         self.tape = replace(self.tape, offset=offset, final=self.tape.final or event.final)
         return offset
 
@@ -81,10 +82,14 @@ class FakeLog(EventLog):
         record.add(event, self._clock.now())
         return "stored"
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
         self._check_open()
         self.reads += 1
         record = self._records.get(tape)
+        if epoch is not None and (record is None or record.tape.epoch != epoch):
+            raise PositionLostError(tape=tape)
         if record is None:
             return []
         begin = max(0, after - record.tape.first_offset + 1)
@@ -94,6 +99,10 @@ class FakeLog(EventLog):
         self._check_open()
         record = self._records.get(tape)
         return None if record is None else record.tape
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        for name in [name for name in self._records if name.startswith(prefix)]:
+            yield name
 
     async def trim(self, tape: str, *, keep_after: int) -> int:
         self._check_open()

@@ -7,7 +7,7 @@ an execution; there the migrations make them (`adapters/sql/tables.py`), and a t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
@@ -141,21 +141,35 @@ class SqliteEventLog(EventLog):
 
         return await self._write(unit)
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = MAX_READ) -> Sequence[Entry]:
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
         count = max(0, min(limit, MAX_READ))
 
         def read(db: sqlite3.Connection) -> list[Entry]:
+            row = db.execute("SELECT id, epoch FROM tape WHERE name = ?", (tape,)).fetchone()
+            if epoch is not None and (row is None or row[1] != epoch):
+                raise PositionLostError("the tape has another epoch", tape=tape, epoch=row and row[1])
+            if row is None:
+                return []
             rows = db.execute(
                 "SELECT number, event_type, payload, final, time FROM event"
-                " WHERE tape_id = (SELECT id FROM tape WHERE name = ?) AND number > ? ORDER BY number LIMIT ?",
-                (tape, after, count),
+                " WHERE tape_id = ? AND number > ? ORDER BY number LIMIT ?",
+                (row[0], after, count),
             )
             return [
-                Entry(number, event_type, payload, bool(final), _UNIX_EPOCH + time * _MICROSECOND)
+                Entry(number, event_type, payload, final == 1, time)
                 for number, event_type, payload, final, time in rows
             ]
 
         return await self._read(read)
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        after = ""
+        while names := await self._read(_tape_names(prefix, after)):
+            for name in names:
+                yield name
+            after = names[-1]
 
     async def describe(self, tape: str) -> Tape | None:
         row = await self._read(lambda db: _find(db, tape))
@@ -190,6 +204,17 @@ class SqliteEventLog(EventLog):
             return await self._readers.run(read)
         except sqlite3.Error as error:
             raise _mapped(error) from error
+
+
+def _tape_names(prefix: str, after: str) -> Callable[[sqlite3.Connection], list[str]]:
+    def read(db: sqlite3.Connection) -> list[str]:
+        rows = db.execute(
+            "SELECT name FROM tape WHERE name > ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT 500",
+            (after, len(prefix), prefix),
+        )
+        return [name for (name,) in rows]
+
+    return read
 
 
 def _mapped(error: sqlite3.Error) -> LogError:

@@ -1,0 +1,102 @@
+"""From a URL, or somebody's Redis client, to the ports behind it.
+
+The event library imports no driver: a scheme names a function that is imported when it is called for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from livetape.errors import ConfigError
+from livetape.events.bus import Bus
+from livetape.events.groups import ConsumerGroups
+from livetape.events.log import EventLog
+from livetape.events.recorder import Recorder
+from livetape.observability import Metrics, NoMetrics
+
+REDIS: Final = "livetape.adapters.redis.open:from_url"
+_OPENERS: Final = {
+    "memory": "livetape.adapters.memory.open:from_url",
+    "sqlite": "livetape.adapters.sqlite.open:from_url",
+    "redis": REDIS,
+    "rediss": REDIS,
+    "unix": REDIS,
+    "redis+sentinel": REDIS,
+    "rediss+sentinel": REDIS,
+    "redis+cluster": REDIS,
+    "rediss+cluster": REDIS,
+}
+_FROM_CLIENT: Final = "livetape.adapters.redis.open:from_client"
+
+
+@dataclass(slots=True)
+class Backend:
+    """The ports of the event library, opened together; `close` closes what was opened for it.
+
+    `log`, `recorder` and `groups` are None where there is nothing durable (`memory://`).
+    """
+
+    bus: Bus
+    log: EventLog | None = None
+    recorder: Recorder | None = None
+    groups: ConsumerGroups | None = None
+    on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """Idempotent; last opened, first closed."""
+        while self.on_close:
+            await self.on_close.pop()()
+
+
+def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
+    """The adapter that the URL's scheme names. Connects nothing yet; use and close it in one event loop.
+
+    | URL | what it is |
+    | --- | --- |
+    | `memory://` | the bus of this object alone, nothing durable |
+    | `sqlite:///folder/file.db` | a bus inside this process, tapes in a file |
+    | `redis://user:password@host:6379/0`, `rediss://…` (TLS), `unix:///path?db=0` | one Redis or Valkey |
+    | `redis+sentinel://user:password@host:26379,host2:26379/service/0` | the master that the Sentinels name |
+    | `redis+cluster://host:6379,host2:6379` | a Redis Cluster |
+
+    Raises:
+        ConfigError: an unknown scheme, an unusable URL, or a driver that is not installed (says what to install).
+    """
+    scheme = urlsplit(url).scheme
+    opener = _OPENERS.get(scheme)
+    if opener is None:
+        raise ConfigError(
+            f"there is no event adapter for {scheme or 'a URL without a scheme'}",
+            fix=f"use one of {', '.join(sorted(_OPENERS))}",
+        )
+    return _call(opener, url, metrics)
+
+
+def open_client(client: object, *, metrics: Metrics | None = None) -> Backend:
+    """The Redis adapter on a client of redis-py: `redis.asyncio.Redis` or `redis.Redis`, on Sentinel or a cluster too.
+
+    Commands go through an asynchronous client itself, so that its pool and its life stay the caller's; what listens
+    makes connections of its own with the client's settings. The client is not closed.
+
+    Raises:
+        ConfigError: not such a client.
+    """
+    return _call(_FROM_CLIENT, client, metrics)
+
+
+def _call(opener: str, source: object, metrics: Metrics | None) -> Backend:
+    module, _, name = opener.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"redis", "hiredis"}:
+            raise
+        raise ConfigError(
+            "Redis needs a driver that is not installed", because=str(error), fix="pip install 'livetape[redis]'"
+        ) from error
+    backend: Backend = function(source, metrics=metrics or NoMetrics())
+    return backend
