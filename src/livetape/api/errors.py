@@ -54,6 +54,7 @@ RULES: Final[Mapping[type[tree.LivetapeError], Rule]] = {
     tree.BusError: Rule(500, CHECK_LOGS),
     tree.BusUnavailableError: Rule(503, LATER),
     tree.CodecError: Rule(500, CHECK_LOGS),
+    tree.DecryptionError: Rule(500, CHECK_LOGS),
     tree.ChannelError: Rule(400, "Use an id of 1 to 200 characters without `*`."),
     tree.LogError: Rule(500, CHECK_LOGS),
     tree.LogUnavailableError: Rule(503, LATER),
