@@ -12,9 +12,10 @@ from livetape.adapters.sqlite.log import SqliteEventLog, create_schema
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.events.log import EventLog
-from livetape.testing.broken_log import BROKEN_LOGS, SoftLog
+from livetape.testing.broken_log import BROKEN_LOGS
 from livetape.testing.conformance.log import DurableEventLogSuite, EventLogSuite, Reopen
 from livetape.testing.conformance.runner import cases, run_suite
+from livetape.testing.fakes import FakeLog
 
 
 @asynccontextmanager
@@ -58,7 +59,7 @@ async def test_a_broken_log_fails(make: Callable[[], EventLog], case: str) -> No
 
 
 async def test_the_broken_logs_are_broken_in_nothing_else() -> None:
-    assert await run_suite(EventLogSuite, lambda: made(SoftLog)) == []
+    assert await run_suite(EventLogSuite, lambda: made(FakeLog)) == []
 
 
 async def test_every_case_is_failed_by_some_broken_log() -> None:

@@ -14,9 +14,15 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def with_needs(page: Path) -> object:
+    """The page as a parameter, with what its commands need beside Python."""
+    marks = [pytest.mark.needs("redis")] if "\nredis-server " in page.read_text() else []
+    return pytest.param(page, marks=marks, id=name(page))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", list(pages()), ids=name)
+@pytest.mark.parametrize("page", [with_needs(page) for page in pages()])
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     Runner(name(page), tmp_path / "page").run(page.read_text())
 

@@ -64,6 +64,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("LT-E411", "bus_unavailable", 4, "The event bus cannot be reached.", "check LIVETAPE_BUS; then try again"),
     Row("LT-E412", "codec", 4, "Bytes that are not an event.", "check that the versions on both sides fit"),
     Row("LT-E413", "channel", 2, "A channel name or key that may not be used here.", "use letters, digits and . _ - :"),
+    Row("LT-E414", "decryption", 4, "An event cannot be decrypted.", "give the key that it was encrypted with"),
     Row("LT-E420", "log", 4, "The event log failed.", "see the server's log; then try again"),
     Row("LT-E421", "log_unavailable", 4, "The event log cannot be reached.", "livetape doctor; then try again"),
     Row("LT-E422", "position_lost", 7, "The position was trimmed or its tape began anew.", "use --since earliest"),

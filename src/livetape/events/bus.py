@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -68,6 +69,15 @@ class Bus(ABC):
             BusUnavailableError: the bus cannot be reached; nothing is known about delivery.
             ClosedError: after `close`.
         """
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int | BaseException]:
+        """`publish` for each `(channel, data)`, in order, without waiting for one before the next is sent.
+
+        One outcome for each: how many listened, or what `publish` would have raised.
+        """
+        return await asyncio.gather(
+            *(self.publish(channel, data) for channel, data in messages), return_exceptions=True
+        )
 
     @abstractmethod
     async def subscribe(self, *patterns: str) -> Subscription:

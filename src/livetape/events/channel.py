@@ -7,6 +7,7 @@ livetape is written in this module and nowhere else.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import quote, unquote
 
@@ -15,9 +16,12 @@ from livetape.errors import ChannelError
 EXECUTION_BUS = "execution_event"
 NOTIFICATION_BUS = "notification_event"
 JOB_BUS = "job_event"
+PROBE_BUS = "livetape_probe"
 
 MAX_PART_CHARS = 200
+MAX_KEY_CHARS = 2000
 _SAFE = "._~:@|=+-"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LEGAL_PART = re.compile(r"[A-Za-z0-9._~:@|=+\-%]+")
 
 
@@ -49,6 +53,52 @@ def encode_pattern_part(part: str) -> str:
     return "*".join(quote(piece, safe=_SAFE) for piece in part.split("*"))
 
 
+@lru_cache(maxsize=8192)
+def key_channel(bus_name: str, key: str | tuple[str, ...]) -> str:
+    """The channel on which an event with this key is published.
+
+    `key` is a text whose levels are divided by `/`, or a tuple of levels, each of which may hold any character.
+
+    Raises:
+        ChannelError: an empty level, a level of more than 200 characters, a key of more than 2,000, a control
+            character, or a `*`.
+    """
+    return f"{bus_name}/{'/'.join(encode_part(level) for level in _levels(key))}"
+
+
+@lru_cache(maxsize=1024)
+def key_pattern(bus_name: str, key: str | tuple[str, ...]) -> str:
+    """The channel or pattern for listening to this key; `*` is a wildcard (wire contract, section 1).
+
+    Raises:
+        ChannelError: as `key_channel`, except that a `*` may stand anywhere.
+    """
+    return f"{bus_name}/{'/'.join(encode_pattern_part(level) for level in _levels(key))}"
+
+
+def check_bus_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ChannelError: it cannot be the first part of a channel.
+    """
+    if _LEGAL_PART.fullmatch(name) is None or len(name) > MAX_PART_CHARS:
+        raise ChannelError(
+            f"a bus is named with 1 to {MAX_PART_CHARS} letters, digits and ._~:@|=+-", name=name[:MAX_PART_CHARS]
+        )
+    return name
+
+
+def _levels(key: str | tuple[str, ...]) -> Iterable[str]:
+    levels = tuple(key.split("/")) if isinstance(key, str) else key
+    if not levels or sum(map(len, levels)) > MAX_KEY_CHARS:
+        raise ChannelError(f"a key has 1 to {MAX_KEY_CHARS} characters")
+    for level in levels:
+        if _CONTROL.search(level) is not None:
+            raise ChannelError("a key has no control characters", key=repr(level[:MAX_PART_CHARS]))
+    return levels
+
+
 def execution_channel(user_id: str, graph_id: str, graph_exec_id: str) -> str:
     """The channel on which all events of one execution are published."""
     return f"{EXECUTION_BUS}/{encode_part(user_id)}/{encode_part(graph_id)}/{encode_part(graph_exec_id)}"
@@ -70,6 +120,11 @@ def notification_channel(user_id: str) -> str:
     return f"{NOTIFICATION_BUS}/{encode_part(user_id)}"
 
 
+def probe_channel(identity: str) -> str:
+    """The channel on which one link to a server asks itself whether it still works."""
+    return f"{PROBE_BUS}/{encode_part(identity)}"
+
+
 def execution_tape(graph_exec_id: str) -> str:
     """The tape of one execution."""
     return f"execution_events:{encode_part(graph_exec_id)}"
@@ -83,6 +138,11 @@ def graph_tape(graph_id: str) -> str:
 def job_tape(job_id: str) -> str:
     """The tape of one job (the stream name of the seed's publisher)."""
     return f"job_events:{encode_part(job_id)}"
+
+
+def bus_tape(channel: str) -> str:
+    """The tape of a channel whose bus is durable: the channel itself is the id."""
+    return f"bus_events:{quote(channel, safe=_SAFE)}"
 
 
 def split_tape(tape: str) -> tuple[str, str]:

@@ -8,24 +8,33 @@ after that the payload travels as bytes and is spliced, never parsed and dumped 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from livetape.errors import CodecError
 
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
+M = TypeVar("M")
+
 _PREFIX: Final = b'{"payload":'
+_PREFIX_OPEN: Final = b'{"payload":{'
 _TYPE_FIRST: Final = b'{"event_type":"'
 _TAIL_MARK: Final = b'},"offset":'
 # What `Envelope.encode` writes after the payload in the common case: found without a parser.
 _OUR_TAIL: Final = re.compile(
     rb'"offset":(\d{1,18}),"epoch":"([0-9A-Za-z]+)"'
-    rb'(?:,"graph_offset":(\d{1,18}),"graph_epoch":"([0-9A-Za-z]+)")?(,"final":true)?}'
+    rb'(?:,"graph_offset":(\d{1,18}),"graph_epoch":"([0-9A-Za-z]+)")?(,"final":true)?(,"lossy":true)?'
+    rb'(?:,"traceparent":"([0-9a-f-]{1,100})")?}'
 )
+# The same for live-only events: the trace alone, always as long as this.
+_TRACE_TAIL: Final = re.compile(rb'},"traceparent":"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"}')
+_TRACE_TAIL_BYTES: Final = len(b'},"traceparent":""}') + 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,37 @@ class Envelope:
         return b"".join(parts)
 
 
-def encode_payload(event: BaseModel | dict[str, Any]) -> tuple[bytes, bool]:
+def live_payload(data: bytes) -> bytes | None:
+    """The payload of what `live_message` made; None for everything else (which may be an envelope all the same)."""
+    if data.startswith(_PREFIX_OPEN) and _TRACE_TAIL.fullmatch(data, max(0, len(data) - _TRACE_TAIL_BYTES)):
+        return data[len(_PREFIX) : 1 - _TRACE_TAIL_BYTES]
+    return None
+
+
+def live_message(payload: bytes, traceparent: str) -> bytes:
+    """The bytes for the bus of an event that is on no tape: what `Envelope` writes, in one step."""
+    return b'{"payload":%b,"traceparent":"%b"}' % (payload, traceparent.encode())
+
+
+def durable_message(
+    payload: bytes, offset: int, epoch: str, *, final: bool = False, lossy: bool = False, traceparent: str | None = None
+) -> bytes:
+    """The bytes for the bus of an event that is on a tape: what `Envelope` writes, in one step."""
+    return b'{"payload":%b,"offset":%d,"epoch":"%b"%b%b%b}' % (
+        payload,
+        offset,
+        epoch.encode(),
+        b',"final":true' if final else b"",
+        b',"lossy":true' if lossy else b"",
+        b"" if traceparent is None else b',"traceparent":' + to_json(traceparent),
+    )
+
+
+def encode_payload(event: BaseModel | dict[str, Any], *, as_any: bool = False) -> tuple[bytes, bool]:
     """The event's JSON (as `mode="json"`), and whether it lost characters.
+
+    `as_any`: what stands in a field is written as what it is, with all the fields of its own class, also when the
+    field was declared with a base of that class.
 
     A lone surrogate becomes literal backslash text: the result is always valid UTF-8 and valid JSON, and the event
     is never lost because of it.
@@ -78,14 +116,22 @@ def encode_payload(event: BaseModel | dict[str, Any]) -> tuple[bytes, bool]:
     """
     try:
         if isinstance(event, BaseModel):
-            return event.__pydantic_serializer__.to_json(event), False
-        return to_json(event), False
+            return event.__pydantic_serializer__.to_json(event, serialize_as_any=as_any), False
+        return to_json(event, inf_nan_mode="null"), False
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         try:
-            value = event.model_dump() if isinstance(event, BaseModel) else event
-            return to_json(_without_surrogates(value)), True
-        except (PydanticSerializationError, UnicodeError, ValueError):
+            return to_json(_without_surrogates(_dumped(event, as_any=as_any)), inf_nan_mode="null"), True
+        except (PydanticSerializationError, UnicodeError, ValueError, RecursionError):
             raise CodecError(f"this event cannot be written as JSON: {error}") from error
+
+
+def _dumped(event: BaseModel | dict[str, Any], *, as_any: bool) -> Any:
+    if not isinstance(event, BaseModel):
+        return event
+    try:
+        return event.model_dump(mode="json", serialize_as_any=as_any)
+    except (PydanticSerializationError, UnicodeError, ValueError):
+        return event.model_dump(serialize_as_any=as_any)  # a key may hold a surrogate here
 
 
 def _without_surrogates(value: Any) -> Any:
@@ -98,16 +144,20 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
-def split(data: bytes) -> Envelope:
+def split(data: bytes, *, by_parser: bool = False) -> Envelope:
     """An envelope from the bytes of a bus message, its payload untouched.
 
     Any valid JSON of the wire form is taken, also of other publishers; our own form is recognised by its bytes and
-    costs no parse of the payload.
+    costs no parse of the payload. `by_parser` does not look for our own form: for the message of somebody who writes
+    objects of his own between the payload and keys of ours.
 
     Raises:
         CodecError: not an envelope.
     """
-    if data.startswith(_PREFIX):
+    if not by_parser and data.startswith(_PREFIX):
+        live = live_payload(data)
+        if live is not None:
+            return Envelope(live, event_type_of(live), traceparent=data[-57:-2].decode())
         # A quote inside a JSON string is escaped, so the mark can only be structure; the last one is the
         # envelope's, unless there is none and a nested object has such a key: then the tail is no object.
         cut = data.rfind(_TAIL_MARK)
@@ -115,7 +165,7 @@ def split(data: bytes) -> Envelope:
             ours = _OUR_TAIL.fullmatch(data, cut + 2)
             if ours is not None:
                 payload = data[len(_PREFIX) : cut + 1]
-                offset, epoch, graph_offset, graph_epoch, final = ours.groups()
+                offset, epoch, graph_offset, graph_epoch, final, lossy, traceparent = ours.groups()
                 return Envelope(
                     payload,
                     event_type_of(payload),
@@ -124,6 +174,8 @@ def split(data: bytes) -> Envelope:
                     None if graph_offset is None else int(graph_offset),
                     None if graph_epoch is None else graph_epoch.decode(),
                     final=final is not None,
+                    lossy=lossy is not None,
+                    traceparent=None if traceparent is None else traceparent.decode(),
                 )
             try:
                 tail = from_json(b"{" + data[cut + 2 :])
@@ -171,7 +223,9 @@ def event_type_of(payload: bytes) -> str:
         end = payload.find(b'"', len(_TYPE_FIRST))
         name = payload[len(_TYPE_FIRST) : end]
         if end > 0 and b"\\" not in name:
-            return name.decode()
+            return name.decode("utf-8", "replace")
+    if b'"event_type"' not in payload:
+        return ""  # a key that is spelled with escapes is nobody's
     try:
         body = from_json(payload)
     except ValueError:
@@ -185,3 +239,136 @@ def too_large_payload(size: int, limit: int) -> bytes:
         b'{"event_type":"error_comms_update","error":"Payload too large for Redis transmission",'
         b'"original_size_bytes":%d,"max_size_bytes":%d}' % (size, limit)
     )
+
+
+class Encoded(NamedTuple):
+    """An event as bytes. `payload` is a JSON object; `lossy`: characters that UTF-8 cannot carry were replaced."""
+
+    payload: bytes
+    event_type: str
+    lossy: bool = False
+
+
+class Codec(Protocol[M]):
+    """Events to payloads and back. `channel` is where the event goes or came from, for codecs that need its ids."""
+
+    def encode(self, event: M, channel: str) -> Encoded:
+        """The event as it is published and stored.
+
+        Raises:
+            CodecError: not an event of this codec, or data that JSON cannot carry.
+        """
+        ...
+
+    def decode(self, payload: bytes, channel: str) -> M:
+        """The event again.
+
+        Raises:
+            CodecError: not such an event.
+            DecryptionError: it may be one, but cannot be read with the keys that are here.
+        """
+        ...
+
+
+class JsonCodec(Generic[M]):
+    """Events of one model as their JSON.
+
+    `model` is a Pydantic class, a dataclass or typed dictionary, a union of such (`Annotated` with a discriminator,
+    too) or a `TypeAdapter`. A subclass of a model is written with all its fields, at any depth.
+    """
+
+    def __init__(self, model: type[M] | TypeAdapter[M]) -> None:
+        self._adapter: TypeAdapter[M] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+        self.writers: dict[type, Callable[[Any], bytes]] = {}
+        """Of classes whose instances are known to be events of the model: what writes their JSON, for who is in a
+        hurry. It raises where `encode` finds a way or says what is wrong."""
+        self._known: dict[type, _Writer] = {}
+
+    def encode(self, event: M, channel: str) -> Encoded:
+        """The event's JSON. Raises CodecError as `Codec.encode` does."""
+        known = self._known.get(type(event))
+        if known is None:
+            return self._encode_first(event)
+        write, event_type, as_any = known
+        try:
+            payload = write(event)
+        except (PydanticSerializationError, UnicodeError, ValueError):
+            if not isinstance(event, BaseModel):
+                raise
+            payload, lossy = encode_payload(event, as_any=as_any)
+        else:
+            lossy = False
+        if event_type is None:
+            event_type = _name(getattr(event, "event_type", ""))
+        return tuple.__new__(Encoded, (payload, event_type, lossy))  # without its keyword arguments: half the time
+
+    def decode(self, payload: bytes, channel: str) -> M:
+        """The event again. Raises CodecError as `Codec.decode` does."""
+        try:
+            return self._adapter.validate_json(payload)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the event"
+            raise CodecError(f"not an event of this model: {where}: {first['msg']}") from None
+
+    def _encode_first(self, event: M) -> Encoded:
+        """Of this class for the first time: is it an event of the model at all?"""
+        try:
+            checked = self._adapter.validate_python(event)
+        except ValidationError as error:
+            raise CodecError(
+                f"a {type(event).__name__} is not an event of this bus ({error.error_count()} problems)"
+            ) from None
+        if checked is not event:  # built from a dictionary, for instance
+            return self._encode_first(checked) if isinstance(checked, BaseModel) else self._encode_other(checked)
+        if isinstance(event, BaseModel):
+            known = self._known[type(event)] = _writer(type(event))
+            self.writers[type(event)] = known[0]
+            return self.encode(event, "")
+        return self._encode_other(event)
+
+    def _encode_other(self, event: M) -> Encoded:
+        try:
+            payload, lossy = self._adapter.dump_json(event, serialize_as_any=True), False
+        except (PydanticSerializationError, UnicodeError, ValueError):
+            payload, lossy = encode_payload({"_": self._adapter.dump_python(event, serialize_as_any=True)})
+            payload = payload[len(b'{"_":') : -1]
+        if not payload.startswith(b"{"):
+            raise CodecError("an event is a JSON object")
+        return Encoded(payload, event_type_of(payload), lossy)
+
+
+_Writer: TypeAlias = tuple[Callable[[Any], bytes], str | None, bool]
+"""Writes the JSON; the event type if all instances have the same; and whether it writes "as any"."""
+
+
+def _writer(model: type[BaseModel]) -> _Writer:
+    write = model.__pydantic_serializer__.to_json
+    as_any = _holds_models(model)
+    field = model.model_fields.get("event_type")
+    names = get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+    return (
+        partial(write, serialize_as_any=True) if as_any else write,
+        _name(names[0]) if len(names) == 1 else None,
+        as_any,
+    )
+
+
+def _name(event_type: object) -> str:
+    value = getattr(event_type, "value", event_type)  # a member of an enumeration
+    return value if isinstance(value, str) else ""
+
+
+def _holds_models(model: type[BaseModel]) -> bool:
+    """Whether a field is declared as a model, in whose place there may be a subclass with more fields."""
+    return any(_mentions_model(field.annotation) for field in model.model_fields.values())
+
+
+def _mentions_model(annotation: object) -> bool:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return issubclass(annotation, BaseModel) or hasattr(annotation, "__dataclass_fields__")
+    if isinstance(annotation, TypeVar):
+        return True
+    if hasattr(annotation, "__value__"):  # a named alias
+        return _mentions_model(annotation.__value__)
+    return any(_mentions_model(part) for part in get_args(annotation))

@@ -6,9 +6,11 @@ JSON, so that a reader of bytes can route it without parsing the rest.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from livetape.events.channel import split_channel
 
 
 class Event(BaseModel):
@@ -27,6 +29,24 @@ class CommunicationErrorEvent(Event):
     error: str
     original_size_bytes: int
     max_size_bytes: int
+    _channel: str = PrivateAttr(default="")
+
+    @classmethod
+    def received(cls, payload: bytes, channel: str) -> Self:
+        """From the JSON that came on a channel."""
+        event = cls.model_validate_json(payload)
+        event._channel = channel
+        return event
+
+    @property
+    def channel(self) -> str:
+        """Where it was received; empty when it was not received."""
+        return self._channel
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The ids that it belongs to: the levels of the channel's key."""
+        return split_channel(self._channel)[1] if self._channel else ()
 
 
 class JobEvent(Event):
@@ -43,5 +63,5 @@ class JobEvent(Event):
     data: Any = None
 
 
-JOB_FINAL_TYPES = frozenset({"task_completed", "task_failed"})
+JOB_FINAL_TYPES = frozenset({"task_completed", "task_failed", "task_revoked"})
 """After one of these a job is over: streams end and the tape is marked final."""

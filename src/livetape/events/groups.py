@@ -61,6 +61,9 @@ class ConsumerGroups(ABC):
         """Take over entries that were handed to anybody at least `idle_s` seconds ago and are still pending.
 
         In order, at most `limit`. Entries that were trimmed meanwhile are dropped from the pending ones.
+
+        Raises:
+            NotFoundError: there is no such group.
         """
 
     @abstractmethod

@@ -36,8 +36,8 @@ class Jobs:
     ) -> Position:
         """Append one event and push it to whoever watches; returns its position once it is durable.
 
-        `timestamp` is ISO 8601, by default now. `task_completed` and `task_failed` end the job's streams; later
-        events are still taken.
+        `timestamp` is ISO 8601, by default now. `task_completed`, `task_failed` and `task_revoked` end the job's
+        streams; later events are still taken.
 
         Raises:
             NotFoundError: the job belongs to another user.

@@ -39,18 +39,22 @@ class Position:
             PositionLostError: not of this form.
         """
         epoch, dash, digits = text.rpartition("-")
-        if not dash or not epoch or not digits.isascii() or not digits.isdigit() or len(digits) > 18:
+        if not dash or not epoch or not digits.isascii() or not digits.isdigit() or len(digits) > 19:
             raise PositionLostError("a position is <epoch>-<offset>", position=text[:100])
         return cls(epoch, int(digits))
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to append: its JSON, its name, and whether nothing follows it on this tape."""
+    """An event to append: its JSON, its name, and whether nothing follows it on this tape.
+
+    `at_us`: when it happened, for `put` of an older event (microseconds since 1970); None: now.
+    """
 
     event_type: str
     payload: bytes
     final: bool = False
+    at_us: int | None = None
 
 
 class Entry(NamedTuple):
@@ -169,6 +173,14 @@ class EventLog(ABC):
     @abstractmethod
     async def trim(self, tape: str, *, keep_after: int) -> int:
         """Forget entries with an offset up to and including `keep_after`; returns how many. Offsets go on."""
+
+    @abstractmethod
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        """The offset of the newest event that was there at this time, for `trim` by age; 0 when none is known.
+
+        Perhaps that of an event some seconds older, where an adapter remembers times coarsely; never of one that was
+        appended later.
+        """
 
     @abstractmethod
     async def close(self) -> None:

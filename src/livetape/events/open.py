@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Final
-from urllib.parse import urlsplit
+from types import TracebackType
+from typing import Any, Final, Self
 
 from livetape.errors import ConfigError
 from livetape.events.bus import Bus
@@ -30,12 +30,15 @@ _OPENERS: Final = {
     "redis+cluster": REDIS,
     "rediss+cluster": REDIS,
 }
+_WITHOUT_BUS: Final = frozenset({"sqlite"})
+"""These keep events and carry none: they get the bus of the process."""
+
 _FROM_CLIENT: Final = "livetape.adapters.redis.open:from_client"
 
 
 @dataclass(slots=True)
 class Backend:
-    """The ports of the event library, opened together; `close` closes what was opened for it.
+    """The ports of the event library, opened together; `close`, or leaving `async with`, closes what was opened for it.
 
     `log`, `recorder` and `groups` are None where there is nothing durable (`memory://`).
     """
@@ -51,6 +54,14 @@ class Backend:
         while self.on_close:
             await self.on_close.pop()()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
 
 def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
     """The adapter that the URL's scheme names. Connects nothing yet; use and close it in one event loop.
@@ -58,7 +69,7 @@ def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
     | URL | what it is |
     | --- | --- |
     | `memory://` | the bus of this object alone, nothing durable |
-    | `sqlite:///folder/file.db` | a bus inside this process, tapes in a file |
+    | `sqlite:///folder/file.db` (relative), `sqlite:////folder/file.db` | a bus inside this process, tapes in a file |
     | `redis://user:password@host:6379/0`, `rediss://…` (TLS), `unix:///path?db=0` | one Redis or Valkey |
     | `redis+sentinel://user:password@host:26379,host2:26379/service/0` | the master that the Sentinels name |
     | `redis+cluster://host:6379,host2:6379` | a Redis Cluster |
@@ -66,13 +77,18 @@ def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
     Raises:
         ConfigError: an unknown scheme, an unusable URL, or a driver that is not installed (says what to install).
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0].lower()
     opener = _OPENERS.get(scheme)
     if opener is None:
         raise ConfigError(
             f"there is no event adapter for {scheme or 'a URL without a scheme'}",
             fix=f"use one of {', '.join(sorted(_OPENERS))}",
         )
+    if scheme in _WITHOUT_BUS:
+        process = _call(_OPENERS["memory"], "memory://", metrics)
+        backend = _call(opener, url, metrics, bus=process.bus)
+        backend.on_close[:0] = process.on_close
+        return backend
     return _call(opener, url, metrics)
 
 
@@ -88,7 +104,7 @@ def open_client(client: object, *, metrics: Metrics | None = None) -> Backend:
     return _call(_FROM_CLIENT, client, metrics)
 
 
-def _call(opener: str, source: object, metrics: Metrics | None) -> Backend:
+def _call(opener: str, source: object, metrics: Metrics | None, **more: object) -> Backend:
     module, _, name = opener.partition(":")
     try:
         function: Callable[..., Any] = getattr(import_module(module), name)
@@ -98,5 +114,5 @@ def _call(opener: str, source: object, metrics: Metrics | None) -> Backend:
         raise ConfigError(
             "Redis needs a driver that is not installed", because=str(error), fix="pip install 'livetape[redis]'"
         ) from error
-    backend: Backend = function(source, metrics=metrics or NoMetrics())
+    backend: Backend = function(source, metrics=metrics or NoMetrics(), **more)
     return backend

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, encode_payload, too_large_payload
+from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, JsonCodec
 from livetape.events.event import Event
 from livetape.events.log import NewEvent
-from livetape.events.recorder import Live, Recorded, Recorder
+from livetape.events.packing import Packer
+from livetape.events.recorder import Recorded, Recorder
 
 
 class Publisher:
     """Encodes events and has them recorded. Safe for concurrent use by tasks of one event loop.
 
-    An event over the size limit is kept whole on the tape; on the bus the seed's stand-in carries its number.
+    An event over the size limit is kept whole on the tape. On the bus the values of an execution event are shortened;
+    where that is not enough, the seed's stand-in carries its number.
     """
 
     def __init__(self, recorder: Recorder, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         self._recorder = recorder
-        self._limit = max_message_bytes
+        self._packer = Packer(JsonCodec(Event), max_message_bytes)
 
     async def publish(
         self,
@@ -39,15 +41,12 @@ class Publisher:
             NotFoundError: the tape belongs to somebody else than `owner`.
             LogUnavailableError: nothing is known; repeat it with an idempotency key.
         """
-        payload, lossy = encode_payload(event)
-        live = Live(lossy=lossy)
-        if len(payload) > self._limit:
-            live = Live(too_large_payload(len(payload), self._limit), "error_comms_update")
+        packed = self._packer.pack(event, channel, recorded=True)
         return await self._recorder.record(
             tape,
             channel,
-            NewEvent(event_type, payload, final=final),
-            live=live,
+            NewEvent(event_type, packed.whole.payload, final=final),
+            live=packed.live,
             owner=owner,
             any_owner=any_owner,
             idempotency_key=idempotency_key,

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from livetape.errors import BusError, NotFoundError
+from livetape.errors import BusError, ClosedError, NotFoundError
 from livetape.events.bus import Bus
 from livetape.events.codec import Envelope
 from livetape.events.log import EventLog, NewEvent, Position, Tape
@@ -35,9 +35,10 @@ class Recorded(NamedTuple):
     """What became of an event.
 
     `entry_id` is the id of its entry as a plain Redis client knows it (`<offset>-0`, or the server's own on a mixed
-    tape). `receivers` is how many listened when it was pushed; None: it was not pushed, because the push failed or
-    because it is a repetition. `repeated`: its idempotency key was there before, nothing was written, and `position`
-    is that of the first. `mixed`: see `Tape.mixed`.
+    tape). `receivers` is how many listened when it was pushed (a server counts links, which several subscriptions may
+    share); None: it was not pushed, because the push failed or because it is a repetition. `repeated`: its
+    idempotency key was there before, nothing was written, and `position` is that of the first. `mixed`: see
+    `Tape.mixed`.
     """
 
     position: Position
@@ -122,7 +123,7 @@ class LogRecorder(Recorder):
             )
             try:
                 receivers: int | None = await self._bus.publish(channel, envelope.encode())
-            except BusError:
+            except (BusError, ClosedError):
                 receivers = None  # it is on the tape: whoever listens again finds it there
             return Recorded(position, entry_id, receivers)
 

@@ -18,16 +18,13 @@ from livetape.events.bus import Bus
 from livetape.events.channel import notification_channel
 from livetape.events.log import EventLog, Tape
 from livetape.gateway import messages
-from livetape.gateway.broadcaster import Broadcaster
 from livetape.gateway.close_codes import CloseCode, close_code_of
 from livetape.gateway.connection import Connection
-from livetape.gateway.http import TapeResponses
-from livetape.gateway.hub import Hub
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
-from livetape.gateway.reader import Sleep, TapeReader
+from livetape.gateway.reader import Sleep
 from livetape.gateway.session import Session
-from livetape.gateway.subscriptions import Subscriptions
+from livetape.gateway.streams import TapeStreams
 from livetape.gateway.transport import Transport, TransportClosedError
 from livetape.gateway.transports.asgi import AsgiTransport, Receive, Scope, Send
 from livetape.observability import Metrics, NoMetrics, get_logger
@@ -64,17 +61,10 @@ class Gateway:
         self._metrics = metrics or NoMetrics()
         self._clock = clock or SystemClock()
         self._sleep = sleep
-        self._hub = Hub(
-            tail_max_events=options.tail_max_events,
-            tail_max_bytes=options.tail_max_bytes,
-            max_event_bytes=options.max_event_bytes,
-        )
-        reader = TapeReader(log, options, sleep=sleep)
-        self._broadcaster = Broadcaster(bus, self._hub, reader, self._metrics, sleep=sleep)
-        self._subscriptions = Subscriptions(
-            self._hub, self._broadcaster, reader, options, self._metrics, self._clock, sleep=sleep
-        )
-        self._responses = TapeResponses(log, self._subscriptions, options)
+        self._streams = TapeStreams(options, bus, log, metrics=metrics, clock=clock, sleep=sleep)
+        self._hub = self._streams.hub
+        self._broadcaster = self._streams.broadcaster
+        self._subscriptions = self._streams.subscriptions
         self._connections: set[Connection] = set()
         self._sockets: Counter[str] = Counter()
         self._draining = False
@@ -103,7 +93,7 @@ class Gateway:
         A socket that comes before or after is turned away.
         """
         try:
-            await self._broadcaster.run()
+            await self._streams.run()
         finally:
             self.drain()
 
@@ -115,7 +105,7 @@ class Gateway:
         self._draining = True
         for connection in tuple(self._connections):
             connection.close(CloseCode.SERVICE_RESTART)
-        self._responses.end_all()
+        self._streams.end_all()
 
     # ---- ways in ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +118,7 @@ class Gateway:
 
         The caller has checked that the tape may be read.
         """
-        return await self._responses.respond(request, tape)
+        return await self._streams.respond(request, tape)
 
     async def serve(self, transport: Transport) -> None:
         """One socket, from its handshake to its end."""

@@ -9,15 +9,15 @@ from typing import Final
 from pydantic_core import from_json, to_json
 
 from livetape.errors import BusUnavailableError, ClosedError, CodecError
+from livetape.events.backoff import Backoff
 from livetape.events.bus import Bus, BusMessage, Subscription
 from livetape.events.channel import NOTIFICATION_BUS, matches
 from livetape.events.codec import split
+from livetape.events.recovery import REPLACEMENT
 from livetape.gateway import messages
-from livetape.gateway.backoff import Backoff
 from livetape.gateway.hub import Hub
 from livetape.gateway.messages import Push, WSMethod
 from livetape.gateway.reader import Sleep, TapeReader
-from livetape.gateway.recovery import REPLACEMENT
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic
 from livetape.observability import Metrics, get_logger

@@ -11,8 +11,8 @@ from typing import Final, Protocol
 from pydantic_core import to_json
 
 from livetape.events.log import Position
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway import messages
-from livetape.gateway.messages import TapeEvent
 
 TOO_LARGE: Final = "Event too large"
 TOO_LARGE_CODE: Final = "payload_too_large"

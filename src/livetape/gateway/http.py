@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from livetape.errors import ClosedError, PositionLostError
+from livetape.events.bus import Bus
+from livetape.events.follow import Start, follow
 from livetape.events.log import MAX_READ, EventLog, Position, Tape
 from livetape.gateway.messages import Since, SinceLast, SincePosition, SinceSeconds
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.page import DEFAULT_LIMIT, read_page
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscriptions import Subscriptions
-from livetape.gateway.transports.sse import LINES_TYPE, SSE_TYPE, EventStream
+from livetape.gateway.transports.sse import LINES_TYPE, SSE_TYPE, EventStream, FollowedStream
 
 SINCE_FORMS: Final = "since is earliest, latest, last:<n>, seconds:<n> or <epoch>-<offset>"
-MAX_NUMBER: Final = 2**53 - 1
+MAX_NUMBER: Final = 2**63 - 1
 
 
 class TapeResponses:
     """The HTTP side of the gateway. Whether the caller may read the tape has been checked before."""
 
-    def __init__(self, log: EventLog, subscriptions: Subscriptions, options: GatewayOptions) -> None:
+    def __init__(self, log: EventLog, bus: Bus, subscriptions: Subscriptions, options: GatewayOptions) -> None:
         self._log = log
+        self._bus = bus
         self._subscriptions = subscriptions
         self._options = options
-        self._streams: set[EventStream] = set()
+        self._streams: set[EventStream | FollowedStream] = set()
         self._ending = False
 
     @property
@@ -62,16 +65,30 @@ class TapeResponses:
         since = _since(request)
         if isinstance(since, SincePosition) and tape.final and (since.epoch, since.offset) == (tape.epoch, tape.offset):
             return Response(status_code=204)  # an EventSource that has seen the end comes back once; this stops it
-        return EventStream(
-            Subject.of_tape(tape.name),
-            tape,
-            since,
-            media_type=media_type,
-            subscriptions=self._subscriptions,
-            options=self._options,
-            retry_ms=random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
-            on_start=self._streams.add,
-            on_end=self._streams.discard,
+        options: dict[str, Any] = {
+            "media_type": media_type,
+            "options": self._options,
+            "retry_ms": random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
+            "on_start": self._streams.add,
+            "on_end": self._streams.discard,
+        }
+        if tape.mixed:
+            return self._followed(tape, since, options)
+        subject = Subject.of_tape(tape.name)
+        return EventStream(subject, tape, since, subscriptions=self._subscriptions, **options)
+
+    def _followed(self, tape: Tape, since: Since, options: dict[str, Any]) -> FollowedStream:
+        """Numbers that do not join on cannot be counted back: `last` and `seconds` begin at the first event."""
+        start = Position(tape.epoch, tape.first_offset - 1)
+        after: Start = "earliest"
+        if since == "latest":
+            start, after = tape.position, None
+        elif isinstance(since, SincePosition):
+            start = after = Position(since.epoch, since.offset)
+        return FollowedStream(
+            start,
+            lambda: follow(self._log, self._bus, tape.name, tape.channel, after=after, until_final=True),
+            **options,
         )
 
     async def _page(self, request: Request, tape: Tape) -> Response:
@@ -115,12 +132,13 @@ def _position(text: str) -> SincePosition:
     position = Position.parse(text)
     if position.offset > MAX_NUMBER or len(position.epoch) > 64:
         raise PositionLostError
-    return SincePosition(epoch=position.epoch, offset=position.offset)
+    # Those of a mixed tape are larger than a socket's messages can say.
+    return SincePosition.model_construct(epoch=position.epoch, offset=position.offset)
 
 
 def _number(name: str, value: str | None, default: int, least: int, most: int, *, text: str | None = None) -> int:
     if value is None or value == "":
         return default
-    if not value.isascii() or not value.isdigit() or len(value) > 16 or not least <= int(value) <= most:
+    if not value.isascii() or not value.isdigit() or len(value) > 19 or not least <= int(value) <= most:
         raise HTTPException(422, text or f"{name} is a number from {least} to {most}")
     return int(value)

@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import Final
 
 from livetape.events.codec import Envelope
-from livetape.gateway.messages import Push, TapeEvent
-from livetape.gateway.recovery import REPLACEMENT, Tail
+from livetape.events.recovery import REPLACEMENT, Tail
+from livetape.events.tape_event import TapeEvent
+from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Tally, Topic, TopicKey
 

@@ -6,7 +6,6 @@ Inbound messages are validated by models. Outbound ones are spliced from bytes i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -16,6 +15,7 @@ from pydantic_core import to_json
 
 from livetape.errors import ChannelError
 from livetape.events.channel import encode_part
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.subjects import Kind, Subject
 
 MAX_OFFSET: Final = 2**53 - 1
@@ -184,20 +184,6 @@ SUBSCRIBE_REQUESTS: Final[dict[WSMethod, type[SubscribeRequest]]] = {
 
 
 # ---- events and pushes ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TapeEvent:
-    """An event on its way to watchers: its JSON, and where it stands on the tape that is watched.
-
-    `offset` and `epoch` are None for an event that is on no tape. `final`: nothing follows on this tape.
-    """
-
-    event_type: str
-    payload: bytes
-    offset: int | None = None
-    epoch: str | None = None
-    final: bool = False
 
 
 class Push:

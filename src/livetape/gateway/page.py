@@ -23,8 +23,11 @@ async def read_page(log: EventLog, tape: Tape, *, after: int, limit: int, types:
 
     `next` is what to give as `after` for the following page: the last offset that was looked at. `offset` is that of
     the newest event of the tape when the page was begun; nothing is left once `next` has reached it.
+
+    The page of a mixed tape says `"mixed":true`, and its offsets are strings: JSON numbers do not carry them exactly.
     """
     events: list[bytes] = []
+    number = b'"%d"' if tape.mixed else b"%d"
     size = scanned = 0
     reached = after
     while len(events) < limit and size < MAX_BYTES and scanned < MAX_SCANNED:
@@ -34,24 +37,25 @@ async def read_page(log: EventLog, tape: Tape, *, after: int, limit: int, types:
             reached = entry.offset
             scanned += 1
             if not types or entry.event_type in types:
-                events.append(_event(entry))
+                events.append(_event(entry, number))
                 size += len(events[-1])
                 if len(events) >= limit or size >= MAX_BYTES:
                     break
         if not entries:
             break
-    return b'{"events":[%b],"next":%d,"epoch":%b,"offset":%d,"final":%b}' % (
+    return b'{"events":[%b],"next":%b,"epoch":%b,"offset":%b,"final":%b%b}' % (
         b",".join(events),
-        reached,
+        number % reached,
         to_json(tape.epoch),
-        tape.offset,
+        number % tape.offset,
         b"true" if tape.final else b"false",
+        b',"mixed":true' if tape.mixed else b"",
     )
 
 
-def _event(entry: Entry) -> bytes:
-    return b'{"offset":%d,"event_type":%b,"time":%b,"data":%b%b}' % (
-        entry.offset,
+def _event(entry: Entry, number: bytes) -> bytes:
+    return b'{"offset":%b,"event_type":%b,"time":%b,"data":%b%b}' % (
+        number % entry.offset,
         to_json(entry.event_type),
         to_json(entry.time),
         one_line(entry.payload),

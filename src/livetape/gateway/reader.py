@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from livetape.errors import LivetapeError
-from livetape.events.log import MAX_READ, EventLog, Position, Tape
-from livetape.gateway.backoff import Backoff
-from livetape.gateway.messages import TapeEvent
+from livetape.events.backoff import Backoff
+from livetape.events.log import EventLog, Position, Tape
+from livetape.events.pace import Pace
+from livetape.events.recovery import from_log, merge, skip_hole
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.options import GatewayOptions
-from livetape.gateway.recovery import from_log, merge, skip_hole
 from livetape.gateway.subjects import Access, Kind, Subject
 from livetape.gateway.topic import Topic
 from livetape.observability import get_logger
@@ -26,21 +27,6 @@ HEAL_TRIES: Final = 6
 """So often is the log asked for what must be there (it is written first) before its absence is told as a gap."""
 
 LATE_OWNER_TRIES: Final = 5
-
-
-class Pace:
-    """How many entries to read at once, so that a chunk has about the wanted size."""
-
-    def __init__(self, options: GatewayOptions) -> None:
-        self._target = options.replay_chunk_bytes
-        self._most = min(options.replay_chunk_events, MAX_READ)
-        self.limit = min(32, self._most)
-
-    def saw(self, events: list[TapeEvent]) -> None:
-        """Learn from a chunk."""
-        if events:
-            average = max(1, sum(len(event.payload) for event in events) // len(events))
-            self.limit = max(1, min(self._most, self._target // average, self.limit * 4))
 
 
 class TapeReader:
@@ -81,7 +67,8 @@ class TapeReader:
 
         The caller sees to it that only one does so, between `start_reading` and `stop_reading`.
         """
-        pace, unavailable, missing = Pace(self._options), Backoff(), Backoff(first=0.02)
+        pace = Pace(self._options.replay_chunk_events, self._options.replay_chunk_bytes)
+        unavailable, missing = Backoff(), Backoff(first=0.02)
         while topic.references and not topic.denied:
             topic.stale = False
             try:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from livetape.errors import LivetapeError
+from livetape.events.backoff import Backoff
 from livetape.events.log import Position
-from livetape.gateway.backoff import Backoff
+from livetape.events.pace import Pace
+from livetape.events.recovery import Gap, Item, merge
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
-from livetape.gateway.reader import HEAL_TRIES, Pace, Sleep, TapeReader
-from livetape.gateway.recovery import Gap, Item, merge
+from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader
 from livetape.gateway.topic import NODE_OUTPUT, Topic
 from livetape.observability import Metrics, get_logger
 
@@ -130,7 +131,8 @@ class Subscription:
             self.topic.stop_reading()
 
     async def _catch_up(self, position: Position, announce: bool) -> None:
-        topic, pace, backoff = self.topic, Pace(self._options), Backoff(first=0.01)
+        pace = Pace(self._options.replay_chunk_events, self._options.replay_chunk_bytes)
+        topic, backoff = self.topic, Backoff(first=0.01)
         while True:
             async with asyncio.timeout(self._options.slow_seconds):
                 await self._client.outbox.room()

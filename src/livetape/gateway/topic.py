@@ -15,9 +15,10 @@ from typing import Final, Protocol
 
 from livetape.auth import Principal
 from livetape.events.log import Position
+from livetape.events.recovery import REPLACEMENT, Gap, Item, Tail
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.forms import Form
-from livetape.gateway.messages import Push, TapeEvent
-from livetape.gateway.recovery import REPLACEMENT, Gap, Item, Tail
+from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Subject
 
 NODE_OUTPUT: Final = "node_output_update"

@@ -3,126 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Final
 
 from livetape.clock import new_epoch
-from livetape.errors import NotFoundError, PositionLostError, TapeHoleError
 from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
+from livetape.testing.fakes import FakeLog, Reel
 
 
-@dataclass
-class _Reel:
-    tape: Tape
-    entries: list[Entry] = field(default_factory=list)
-    keys: dict[str, int] = field(default_factory=dict)
-
-
-class SoftLog(EventLog):
-    """A sound log in memory, with seams where the broken ones differ."""
-
-    def __init__(self) -> None:
-        self.reels: dict[str, _Reel] = {}
-
-    async def create(
-        self, tape: str, *, owner: str | None, channel: str, graph_id: str | None = None, epoch: str | None = None
-    ) -> Tape:
-        reel = self.reels.get(tape)
-        if reel is None:
-            made = Tape(tape, owner, graph_id, channel, epoch or new_epoch(), 0, 1, final=False)
-            reel = self.reels[tape] = _Reel(made)
-        elif reel.tape.owner is None:
-            reel.tape = replace(reel.tape, owner=owner, channel=channel, graph_id=graph_id)
-        return reel.tape
-
-    async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
-        await self.create(tape, owner=None, channel="")
-        reel = self.reels[tape]
-        if idempotency_key is not None and idempotency_key in reel.keys:
-            return Position(reel.tape.epoch, reel.keys[idempotency_key])
-        offset = reel.tape.offset + 1
-        if idempotency_key is not None:
-            reel.keys[idempotency_key] = offset
-        self.store(reel, offset, event)
-        return Position(reel.tape.epoch, offset)
-
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
-        reel.entries.append(Entry(offset, event.event_type, event.payload, event.final, int(time.time() * 1_000_000)))
-        reel.tape = replace(reel.tape, offset=offset, final=reel.tape.final or event.final)
-
-    async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
-        reel = self.reels.get(tape)
-        if reel is None:
-            raise NotFoundError
-        if reel.tape.epoch != position.epoch:
-            raise PositionLostError
-        if position.offset <= reel.tape.offset:
-            return "duplicate"
-        if position.offset > reel.tape.offset + 1:
-            raise TapeHoleError(missing_from=reel.tape.offset + 1)
-        self.store(reel, position.offset, event)
-        return "stored"
-
-    async def read(
-        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
-    ) -> Sequence[Entry]:
-        reel = self.reels.get(tape)
-        if epoch is not None and (reel is None or reel.tape.epoch != epoch):
-            raise PositionLostError(tape=tape)
-        return [] if reel is None else [e for e in reel.entries if e.offset > after][: min(limit, MAX_READ)]
-
-    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
-        for name in [name for name in self.reels if name.startswith(prefix)]:
-            yield name
-
-    async def describe(self, tape: str) -> Tape | None:
-        reel = self.reels.get(tape)
-        return None if reel is None else reel.tape
-
-    async def trim(self, tape: str, *, keep_after: int) -> int:
-        reel = self.reels.get(tape)
-        if reel is None:
-            return 0
-        before = len(reel.entries)
-        reel.entries = [entry for entry in reel.entries if entry.offset > keep_after]
-        upto = min(keep_after, reel.tape.offset)
-        reel.tape = replace(reel.tape, first_offset=max(reel.tape.first_offset, upto + 1))
-        return before - len(reel.entries)
-
-    async def close(self) -> None:
-        pass
-
-
-class LosesOne(SoftLog):
+class LosesOne(FakeLog):
     """The third event is acknowledged and not kept."""
 
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
         super().store(reel, offset, event)
         if offset == 3:
             reel.entries.pop()
 
 
-class DoublesOne(SoftLog):
+class DoublesOne(FakeLog):
     """The third event is there twice."""
 
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
         super().store(reel, offset, event)
         if offset == 3:
             reel.entries.append(reel.entries[-1])
 
 
-class SwapsTwo(SoftLog):
+class SwapsTwo(FakeLog):
     """The fifth event is read before the fourth."""
 
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
         super().store(reel, offset, event)
         if offset == 5 and len(reel.entries) > 1:
             reel.entries[-1], reel.entries[-2] = reel.entries[-2], reel.entries[-1]
 
 
-class AllotsLate(SoftLog):
+class AllotsLate(FakeLog):
     """Concurrent appends see the same last offset."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
@@ -133,7 +52,7 @@ class AllotsLate(SoftLog):
         return Position(self.reels[tape].tape.epoch, offset)
 
 
-class StartsAtTwo(SoftLog):
+class StartsAtTwo(FakeLog):
     """The first offset of a tape is 2."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
@@ -143,7 +62,7 @@ class StartsAtTwo(SoftLog):
         return await super().append(tape, event, idempotency_key=idempotency_key)
 
 
-class ForgetsMetadata(SoftLog):
+class ForgetsMetadata(FakeLog):
     """The graph of a tape is dropped."""
 
     async def create(
@@ -152,7 +71,7 @@ class ForgetsMetadata(SoftLog):
         return await super().create(tape, owner=owner, channel=channel, epoch=epoch)
 
 
-class OneNumbering(SoftLog):
+class OneNumbering(FakeLog):
     """All tapes share one count."""
 
     count = 0
@@ -164,14 +83,14 @@ class OneNumbering(SoftLog):
         return Position(self.reels[tape].tape.epoch, self.count)
 
 
-class ForgetsKeys(SoftLog):
+class ForgetsKeys(FakeLog):
     """An idempotency key has no effect."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
         return await super().append(tape, event)
 
 
-class ChecksKeysLate(SoftLog):
+class ChecksKeysLate(FakeLog):
     """Two that come at once with one key both write."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
@@ -184,7 +103,7 @@ class ChecksKeysLate(SoftLog):
         return position
 
 
-class SharesKeys(SoftLog):
+class SharesKeys(FakeLog):
     """A key of one tape is taken for that of another."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
@@ -194,10 +113,10 @@ class SharesKeys(SoftLog):
         return await super().append(tape, event, idempotency_key=idempotency_key)
 
 
-class Reformats(SoftLog):
+class Reformats(FakeLog):
     """The JSON is parsed and written again."""
 
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
         from pydantic_core import from_json, to_json  # noqa: PLC0415
 
         try:
@@ -207,7 +126,7 @@ class Reformats(SoftLog):
         super().store(reel, offset, event)
 
 
-class ReadsFromTheOffset(SoftLog):
+class ReadsFromTheOffset(FakeLog):
     """`after` is included."""
 
     async def read(
@@ -216,7 +135,7 @@ class ReadsFromTheOffset(SoftLog):
         return await super().read(tape, max(0, after - 1), limit=limit, epoch=epoch)
 
 
-class ReadsEverything(SoftLog):
+class ReadsEverything(FakeLog):
     """No bound on one read."""
 
     async def read(
@@ -226,7 +145,7 @@ class ReadsEverything(SoftLog):
         return [] if reel is None else [entry for entry in reel.entries if entry.offset > after][:limit]
 
 
-class LastCreatorWins(SoftLog):
+class LastCreatorWins(FakeLog):
     """Whoever comes later takes the tape over."""
 
     async def create(
@@ -238,7 +157,7 @@ class LastCreatorWins(SoftLog):
         return made
 
 
-class NeverOwned(SoftLog):
+class NeverOwned(FakeLog):
     """Metadata that comes after the first event is dropped."""
 
     async def create(
@@ -249,7 +168,7 @@ class NeverOwned(SoftLog):
         return await super().create(tape, owner=owner, channel=channel, graph_id=graph_id, epoch=epoch)
 
 
-class NewEpochs(SoftLog):
+class NewEpochs(FakeLog):
     """Every append has its own epoch."""
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
@@ -257,14 +176,14 @@ class NewEpochs(SoftLog):
         return replace(position, epoch=new_epoch())
 
 
-class NeverFinal(SoftLog):
+class NeverFinal(FakeLog):
     """The end of a tape is not noted."""
 
-    def store(self, reel: _Reel, offset: int, event: NewEvent) -> None:
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
         super().store(reel, offset, replace(event, final=False))
 
 
-class PutsTwice(SoftLog):
+class PutsTwice(FakeLog):
     """A copy that is there already is written over it."""
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
@@ -275,7 +194,7 @@ class PutsTwice(SoftLog):
         return result
 
 
-class LeavesHoles(SoftLog):
+class LeavesHoles(FakeLog):
     """A copy is taken whatever is missing before it."""
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
@@ -286,7 +205,7 @@ class LeavesHoles(SoftLog):
         return await super().put(tape, position, event)
 
 
-class IgnoresEpochs(SoftLog):
+class IgnoresEpochs(FakeLog):
     """A copy of another epoch is mixed in."""
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
@@ -296,7 +215,7 @@ class IgnoresEpochs(SoftLog):
         return await super().put(tape, position, event)
 
 
-class StartsAgain(SoftLog):
+class StartsAgain(FakeLog):
     """Offsets begin anew when everything was trimmed."""
 
     async def trim(self, tape: str, *, keep_after: int) -> int:
@@ -307,18 +226,104 @@ class StartsAgain(SoftLog):
         return gone
 
 
-class TrimsNothing(SoftLog):
+class TrimsNothing(FakeLog):
     """Retention has no effect."""
 
     async def trim(self, tape: str, *, keep_after: int) -> int:
         return 0
 
 
-class InventsTapes(SoftLog):
+class InventsTapes(FakeLog):
     """Asking for a tape makes it."""
 
     async def describe(self, tape: str) -> Tape | None:
         return await self.create(tape, owner=None, channel="")
+
+
+class IgnoresTheEpochAsked(FakeLog):
+    """`read` takes every epoch for its own."""
+
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
+        if tape not in self.reels:
+            return await super().read(tape, after, limit=limit, epoch=epoch)
+        return await super().read(tape, after, limit=limit)
+
+
+class AbsentIsEmpty(FakeLog):
+    """An absent tape has every epoch."""
+
+    async def read(
+        self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
+    ) -> Sequence[Entry]:
+        return [] if tape not in self.reels else await super().read(tape, after, limit=limit, epoch=epoch)
+
+
+class SaysMixed(FakeLog):
+    """Every tape is said to have another writer."""
+
+    async def describe(self, tape: str) -> Tape | None:
+        described = await super().describe(tape)
+        return None if described is None else replace(described, mixed=True)
+
+
+class NamesTwice(FakeLog):
+    """A tape is named for each of its events."""
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        async for name in super().tapes(prefix):
+            for _ in self.reels[name].entries:
+                yield name
+
+
+class PrefixIsAPattern(FakeLog):
+    """A `*` in the beginning of a name matches anything."""
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        async for name in super().tapes():
+            if fnmatchcase(name, prefix + "*"):
+                yield name
+
+
+class OnePage(FakeLog):
+    """Only the first thousand tapes are named."""
+
+    async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
+        found = [name async for name in super().tapes(prefix)]
+        for name in found[:MAX_READ]:
+            yield name
+
+
+class StandsStill(FakeLog):
+    """Every event has the time of the first day."""
+
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
+        super().store(reel, offset, event)
+        reel.entries[-1] = reel.entries[-1]._replace(at_us=offset)
+
+
+class FindsTheNext(FakeLog):
+    """The event after a time is taken for the one before it."""
+
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        found = await super().offset_at(tape, time)
+        reel = self.reels.get(tape)
+        return 0 if reel is None or found == 0 else min(found + 1, reel.tape.offset)
+
+
+class FindsNothing(FakeLog):
+    """No time is known."""
+
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        return 0
+
+
+class FindsTheFirst(FakeLog):
+    """What was before everything is the first event."""
+
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        return max(1, await super().offset_at(tape, time))
 
 
 BROKEN_LOGS: Final[Mapping[Callable[[], EventLog], str]] = {
@@ -344,6 +349,16 @@ BROKEN_LOGS: Final[Mapping[Callable[[], EventLog], str]] = {
     IgnoresEpochs: "test_put_refuses_another_epoch_and_an_absent_tape",
     StartsAgain: "test_trim_of_everything_keeps_the_position",
     TrimsNothing: "test_trim_forgets_the_oldest_and_offsets_go_on",
+    IgnoresTheEpochAsked: "test_read_of_another_epoch_is_refused",
+    AbsentIsEmpty: "test_read_of_an_epoch_of_an_absent_tape_is_refused",
+    SaysMixed: "test_a_tape_that_only_the_log_writes_is_not_mixed",
+    NamesTwice: "test_tapes_names_each_tape_once",
+    PrefixIsAPattern: "test_tapes_takes_the_beginning_of_a_name_as_it_is",
+    OnePage: "test_tapes_goes_on_beyond_a_page",
+    StandsStill: "test_an_entry_knows_when_it_was_appended",
+    FindsTheNext: "test_the_offset_at_a_time_is_never_that_of_a_later_event",
+    FindsNothing: "test_the_offset_at_a_later_time_is_the_newest",
+    FindsTheFirst: "test_the_offset_before_the_first_event_and_of_an_absent_tape_is_0",
     InventsTapes: "test_an_absent_tape_reads_as_empty",
 }
 """Every one fails `EventLogSuite`, at least in the case that is named here."""

@@ -15,26 +15,24 @@ from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, P
 
 
 @dataclass(slots=True)
-class _Record:
+class Reel:
+    """One tape of a `FakeLog`."""
+
     tape: Tape
     entries: list[Entry] = field(default_factory=list)
     keys: dict[str, int] = field(default_factory=dict)
 
-    def add(self, event: NewEvent, time: datetime) -> int:
-        offset = self.tape.offset + 1
-        at_us = int(time.timestamp() * 1_000_000)
-        self.entries.append(Entry(offset, event.event_type, event.payload, event.final, at_us))
-        self.tape = replace(self.tape, offset=offset, final=self.tape.final or event.final)
-        return offset
-
 
 class FakeLog(EventLog):
-    """An EventLog that keeps everything in memory and forgets it with the process. Not durable: for tests only."""
+    """A sound EventLog that keeps everything in memory and forgets it with the process. Not durable: for tests only.
+
+    `reels` and `store` are seams, where logs that break a promise differ (`livetape.testing.broken_log`).
+    """
 
     def __init__(self, clock: Clock | None = None, *, epochs: Callable[[], str] = new_epoch) -> None:
         self._clock = clock or SystemClock()
         self._epochs = epochs
-        self._records: dict[str, _Record] = {}
+        self.reels: dict[str, Reel] = {}
         self._closed = False
         self.reads = 0
         """How often `read` was called."""
@@ -49,37 +47,44 @@ class FakeLog(EventLog):
         epoch: str | None = None,
     ) -> Tape:
         self._check_open()
-        record = self._records.get(tape)
-        if record is None:
+        reel = self.reels.get(tape)
+        if reel is None:
             made = Tape(tape, owner, graph_id, channel, epoch or self._epochs(), 0, 1, final=False)
-            record = self._records[tape] = _Record(made)
-        elif record.tape.owner is None and owner is not None:
-            record.tape = replace(record.tape, owner=owner, channel=channel, graph_id=graph_id)
-        return record.tape
+            reel = self.reels[tape] = Reel(made)
+        elif reel.tape.owner is None and owner is not None:
+            reel.tape = replace(reel.tape, owner=owner, channel=channel, graph_id=graph_id)
+        return reel.tape
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
         self._check_open()
         await self.create(tape, owner=None, channel="")
-        record = self._records[tape]
-        if idempotency_key is not None and idempotency_key in record.keys:
-            return Position(record.tape.epoch, record.keys[idempotency_key])
-        offset = record.add(event, self._clock.now())
+        reel = self.reels[tape]
+        if idempotency_key is not None and idempotency_key in reel.keys:
+            return Position(reel.tape.epoch, reel.keys[idempotency_key])
+        offset = reel.tape.offset + 1
         if idempotency_key is not None:
-            record.keys[idempotency_key] = offset
-        return Position(record.tape.epoch, offset)
+            reel.keys[idempotency_key] = offset
+        self.store(reel, offset, event)
+        return Position(reel.tape.epoch, offset)
+
+    def store(self, reel: Reel, offset: int, event: NewEvent) -> None:
+        """Put the event at the end, under this offset."""
+        at_us = int(self._clock.now().timestamp() * 1_000_000) if event.at_us is None else event.at_us
+        reel.entries.append(Entry(offset, event.event_type, event.payload, event.final, at_us))
+        reel.tape = replace(reel.tape, offset=offset, final=reel.tape.final or event.final)
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
         self._check_open()
-        record = self._records.get(tape)
-        if record is None:
+        reel = self.reels.get(tape)
+        if reel is None:
             raise NotFoundError(tape=tape)
-        if position.epoch != record.tape.epoch:
+        if position.epoch != reel.tape.epoch:
             raise PositionLostError(tape=tape)
-        if position.offset <= record.tape.offset:
+        if position.offset <= reel.tape.offset:
             return "duplicate"
-        if position.offset > record.tape.offset + 1:
-            raise TapeHoleError(tape=tape, missing_from=record.tape.offset + 1)
-        record.add(event, self._clock.now())
+        if position.offset > reel.tape.offset + 1:
+            raise TapeHoleError(tape=tape, missing_from=reel.tape.offset + 1)
+        self.store(reel, position.offset, event)
         return "stored"
 
     async def read(
@@ -87,37 +92,41 @@ class FakeLog(EventLog):
     ) -> Sequence[Entry]:
         self._check_open()
         self.reads += 1
-        record = self._records.get(tape)
-        if epoch is not None and (record is None or record.tape.epoch != epoch):
+        reel = self.reels.get(tape)
+        if epoch is not None and (reel is None or reel.tape.epoch != epoch):
             raise PositionLostError(tape=tape)
-        if record is None:
+        if reel is None:
             return []
-        begin = max(0, after - record.tape.first_offset + 1)
-        return record.entries[begin : begin + max(0, min(limit, MAX_READ))]
+        return [entry for entry in reel.entries if entry.offset > after][: max(0, min(limit, MAX_READ))]
 
     async def describe(self, tape: str) -> Tape | None:
         self._check_open()
-        record = self._records.get(tape)
-        return None if record is None else record.tape
+        reel = self.reels.get(tape)
+        return None if reel is None else reel.tape
 
     async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
-        for name in [name for name in self._records if name.startswith(prefix)]:
+        for name in [name for name in self.reels if name.startswith(prefix)]:
             yield name
+
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        self._check_open()
+        reel = self.reels.get(tape)
+        return max((e.offset for e in reel.entries if e.time <= time), default=0) if reel is not None else 0
 
     async def trim(self, tape: str, *, keep_after: int) -> int:
         self._check_open()
-        record = self._records.get(tape)
-        if record is None:
+        reel = self.reels.get(tape)
+        if reel is None:
             return 0
-        kept = [entry for entry in record.entries if entry.offset > keep_after]
-        removed = len(record.entries) - len(kept)
-        record.entries = kept
-        record.tape = replace(record.tape, first_offset=record.tape.first_offset + removed)
-        return removed
+        before = len(reel.entries)
+        reel.entries = [entry for entry in reel.entries if entry.offset > keep_after]
+        upto = min(keep_after, reel.tape.offset)
+        reel.tape = replace(reel.tape, first_offset=max(reel.tape.first_offset, upto + 1))
+        return before - len(reel.entries)
 
     def lose(self, tape: str) -> None:
         """The tape is gone, as after the loss of a server without persistence."""
-        self._records.pop(tape, None)
+        self.reels.pop(tape, None)
 
     async def close(self) -> None:
         self._closed = True

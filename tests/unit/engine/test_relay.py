@@ -17,7 +17,7 @@ from livetape.events.codec import Envelope, split
 from livetape.events.log import NewEvent
 from livetape.observability import NoMetrics
 from livetape.store.executions import Committed, TapeRelayStore
-from livetape.testing.broken_log import SoftLog
+from livetape.testing.fakes import FakeLog
 
 CHANNEL = "execution_event/u/g/e"
 TAPE = "execution_events:e"
@@ -47,7 +47,7 @@ class Stage:
     def __init__(self, last: int, marks: Marks | None = None) -> None:
         self.last = last
         self.bus = MemoryBus()
-        self.log = SoftLog()
+        self.log = FakeLog()
         self.marks = marks or Marks()
         self.relay = Relay(bus=self.bus, log=self.log, store=self.marks, metrics=NoMetrics())
 

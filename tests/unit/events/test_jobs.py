@@ -12,11 +12,11 @@ from livetape.errors import ChannelError, NotFoundError
 from livetape.events.codec import split
 from livetape.events.jobs import Jobs
 from livetape.events.recorder import LogRecorder
-from livetape.testing.broken_log import SoftLog
+from livetape.testing.fakes import FakeLog
 
 
 async def test_events_are_logged_and_pushed_in_one_order() -> None:
-    bus, log = MemoryBus(), SoftLog()
+    bus, log = MemoryBus(), FakeLog()
     jobs = Jobs(LogRecorder(log, bus))
     async with await bus.subscribe("job_event/j") as heard:
         positions = await asyncio.gather(*(jobs.publish("u", "j", "task_progress", {"n": n}) for n in range(20)))
@@ -32,7 +32,7 @@ async def test_events_are_logged_and_pushed_in_one_order() -> None:
 
 
 async def test_the_first_publisher_owns_the_job() -> None:
-    jobs = Jobs(LogRecorder(SoftLog(), MemoryBus()))
+    jobs = Jobs(LogRecorder(FakeLog(), MemoryBus()))
     await jobs.publish("u", "j", "task_started", {})
     with pytest.raises(NotFoundError):
         await jobs.publish("v", "j", "task_progress", {})
@@ -40,7 +40,7 @@ async def test_the_first_publisher_owns_the_job() -> None:
 
 
 async def test_a_repeated_key_is_neither_written_nor_pushed_again() -> None:
-    bus, log = MemoryBus(), SoftLog()
+    bus, log = MemoryBus(), FakeLog()
     jobs = Jobs(LogRecorder(log, bus))
     async with await bus.subscribe("job_event/j") as heard:
         first = await jobs.publish("u", "j", "a", 1, idempotency_key="k")
@@ -57,4 +57,4 @@ async def test_a_repeated_key_is_neither_written_nor_pushed_again() -> None:
 
 async def test_an_id_that_is_no_channel_is_refused() -> None:
     with pytest.raises(ChannelError):
-        await Jobs(LogRecorder(SoftLog(), MemoryBus())).publish("u", "*", "a", 1)
+        await Jobs(LogRecorder(FakeLog(), MemoryBus())).publish("u", "*", "a", 1)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from livetape.events.log import NewEvent, Position
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.forms import LinesForm, SocketForm, SseForm
-from livetape.gateway.messages import TapeEvent
 from livetape.gateway.page import read_page
 from livetape.testing.fakes import FakeLog, ManualClock
 

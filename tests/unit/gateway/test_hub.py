@@ -11,9 +11,10 @@ from livetape.auth import Principal
 from livetape.events.channel import execution_channel, execution_pattern, job_channel, matches
 from livetape.events.codec import Envelope, too_large_payload
 from livetape.events.log import Position
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.forms import SocketForm
 from livetape.gateway.hub import Hub, candidates, event_for
-from livetape.gateway.messages import Push, TapeEvent
+from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.topic import Topic, TopicKey
 

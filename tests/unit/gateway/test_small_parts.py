@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livetape.errors import TokenExpiredError, UnauthenticatedError
-from livetape.gateway.backoff import Backoff
+from livetape.events.backoff import Backoff
 from livetape.gateway.close_codes import CloseCode, close_code_of
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.rate import TokenBucket

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from livetape.auth import Principal
 from livetape.events.log import Position
+from livetape.events.recovery import Gap, Tail, merge
+from livetape.events.tape_event import TapeEvent
 from livetape.gateway.forms import LinesForm, SocketForm
-from livetape.gateway.messages import Push, TapeEvent
-from livetape.gateway.recovery import Gap, Tail, merge
+from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.topic import Tally, Topic, TopicKey
 

@@ -43,6 +43,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def masters(self) -> Sequence[Commands]:
+        """One for each server that holds a part of the keys: only this one itself when it is no cluster.
+
+        Raises:
+            RedisLinkError: the servers of the cluster are not known.
+        """
+        ...
+
     async def close(self) -> None:
         """Idempotent. What still waits for an answer gets a RedisLinkError."""
         ...

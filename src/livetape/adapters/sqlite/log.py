@@ -6,18 +6,20 @@ an execution; there the migrations make them (`adapters/sql/tables.py`), and a t
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from datetime import datetime
+from typing import Final
 
+from livetape.adapters.sqlite.appender import Appender, Call
+from livetape.adapters.sqlite.arrivals import Arrivals
+from livetape.adapters.sqlite.file import SqliteFile, microseconds, microseconds_of
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.clock import Clock, SystemClock, new_epoch
-from livetape.errors import LogError, LogUnavailableError, NotFoundError, PositionLostError, TapeHoleError
+from livetape.errors import NotFoundError, PositionLostError, TapeHoleError
 from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
-
-T = TypeVar("T")
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tape (
@@ -49,12 +51,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS event_idempotency
     ON event (tape_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 """
 
-BRIEF_BYTES: Final = 64 * 1024
-"""A larger payload is written in the thread."""
-
 _TAPE_COLUMNS: Final = "id, name, owner, graph_id, channel, epoch, last_number, first_number, final"
-_UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def create_schema(connection: sqlite3.Connection) -> None:
@@ -65,12 +62,15 @@ def create_schema(connection: sqlite3.Connection) -> None:
 
 
 class SqliteEventLog(EventLog):
-    """Tapes in a SQLite file, written through the process's one writer thread."""
+    """Tapes in a SQLite file, written through the process's one writer. `arrivals` is rung after each append."""
 
-    def __init__(self, writer: Writer, readers: Readers, *, clock: Clock | None = None) -> None:
-        self._writer = writer
-        self._readers = readers
+    def __init__(
+        self, writer: Writer, readers: Readers, *, clock: Clock | None = None, arrivals: Arrivals | None = None
+    ) -> None:
+        self._file = SqliteFile(writer, readers)
         self._clock = clock or SystemClock()
+        self._arrivals = arrivals or Arrivals()
+        self.appender = Appender(self._file, self._clock, self._arrivals)
 
     async def create(
         self,
@@ -81,7 +81,7 @@ class SqliteEventLog(EventLog):
         graph_id: str | None = None,
         epoch: str | None = None,
     ) -> Tape:
-        now = self._now()
+        now = microseconds(self._clock)
 
         def unit(db: sqlite3.Connection) -> Tape:
             _insert_tape(db, tape, owner, channel, graph_id, epoch or new_epoch(), now)
@@ -92,34 +92,14 @@ class SqliteEventLog(EventLog):
                 )
             return _tape(_require(db, tape))
 
-        return await self._write(unit)
+        return await self._file.write(unit)
 
     async def append(self, tape: str, event: NewEvent, *, idempotency_key: str | None = None) -> Position:
-        now = self._now()
-
-        def unit(db: sqlite3.Connection) -> Position:
-            row = _find(db, tape)
-            if row is None:
-                _insert_tape(db, tape, None, "", None, new_epoch(), now)
-                row = _require(db, tape)
-            tape_id, epoch = row[0], row[5]
-            if idempotency_key is not None:
-                before = db.execute(
-                    "SELECT number FROM event WHERE tape_id = ? AND idempotency_key = ?", (tape_id, idempotency_key)
-                ).fetchone()
-                if before is not None:
-                    return Position(epoch, before[0])
-            (number,) = db.execute(
-                "UPDATE tape SET last_number = last_number + 1, final = final OR ? WHERE id = ? RETURNING last_number",
-                (event.final, tape_id),
-            ).fetchone()
-            _insert_event(db, tape_id, number, event, now, idempotency_key)
-            return Position(epoch, number)
-
-        return await self._write(unit, brief=len(event.payload) <= BRIEF_BYTES)
+        done = asyncio.get_running_loop().create_future()
+        return (await self.appender.add(Call(tape, "", event, done, idempotency_key))).position
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
-        now = self._now()
+        now = microseconds(self._clock)
 
         def unit(db: sqlite3.Connection) -> PutResult:
             row = _find(db, tape)
@@ -136,10 +116,12 @@ class SqliteEventLog(EventLog):
                 "UPDATE tape SET last_number = ?, final = final OR ? WHERE id = ?",
                 (position.offset, event.final, tape_id),
             )
-            _insert_event(db, tape_id, position.offset, event, now, None)
+            _insert_event(db, tape_id, position.offset, event, now if event.at_us is None else event.at_us, None)
             return "stored"
 
-        return await self._write(unit)
+        result = await self._file.write(unit)
+        self._arrivals.ring(tape)
+        return result
 
     async def read(
         self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None
@@ -162,18 +144,41 @@ class SqliteEventLog(EventLog):
                 for number, event_type, payload, final, time in rows
             ]
 
-        return await self._read(read)
+        return await self._file.read(read)
 
     async def tapes(self, prefix: str = "") -> AsyncIterator[str]:
         after = ""
-        while names := await self._read(_tape_names(prefix, after)):
+        while names := await self._file.read(_tape_names(prefix, after)):
             for name in names:
                 yield name
             after = names[-1]
 
     async def describe(self, tape: str) -> Tape | None:
-        row = await self._read(lambda db: _find(db, tape))
+        row = await self._file.read(lambda db: _find(db, tape))
         return None if row is None else _tape(row)
+
+    async def offset_at(self, tape: str, time: datetime) -> int:
+        moment = microseconds_of(time)
+
+        def read(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT id, first_number, last_number FROM tape WHERE name = ?", (tape,)).fetchone()
+            if row is None:
+                return 0
+            # Times rise with the numbers, as far as the clock does: found by halving, without an index of times.
+            tape_id, first, high = row
+            low = first - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                found = db.execute(
+                    "SELECT time FROM event WHERE tape_id = ? AND number = ?", (tape_id, middle)
+                ).fetchone()
+                if found is not None and found[0] > moment:
+                    high = middle - 1
+                else:
+                    low = middle
+            return int(low) if low >= first else 0
+
+        return await self._file.read(read)
 
     async def trim(self, tape: str, *, keep_after: int) -> int:
         def unit(db: sqlite3.Connection) -> int:
@@ -185,25 +190,11 @@ class SqliteEventLog(EventLog):
             db.execute("UPDATE tape SET first_number = max(first_number, ?) WHERE id = ?", (upto + 1, row[0]))
             return gone
 
-        return await self._write(unit)
+        return await self._file.write(unit)
 
     async def close(self) -> None:
         """The writer and the readers belong to whoever opened them."""
-
-    def _now(self) -> int:
-        return (self._clock.now() - _UNIX_EPOCH) // _MICROSECOND
-
-    async def _write(self, unit: Callable[[sqlite3.Connection], T], *, brief: bool = False) -> T:
-        try:
-            return await self._writer.run(unit, brief=brief)
-        except sqlite3.Error as error:
-            raise _mapped(error) from error
-
-    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._readers.run(read)
-        except sqlite3.Error as error:
-            raise _mapped(error) from error
+        await self.appender.finish()
 
 
 def _tape_names(prefix: str, after: str) -> Callable[[sqlite3.Connection], list[str]]:
@@ -215,12 +206,6 @@ def _tape_names(prefix: str, after: str) -> Callable[[sqlite3.Connection], list[
         return [name for (name,) in rows]
 
     return read
-
-
-def _mapped(error: sqlite3.Error) -> LogError:
-    if isinstance(error, sqlite3.OperationalError):
-        return LogUnavailableError(f"the event log cannot be used: {error}")
-    return LogError(f"the event log failed: {error}")
 
 
 def _find(db: sqlite3.Connection, tape: str) -> tuple[int, str, str | None, str | None, str, str, int, int, int] | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from livetape.events.log import Tape
+from livetape.events.log import Position, Tape
+from livetape.events.recovery import REPLACEMENT, Gap, Item
 from livetape.gateway.forms import LinesForm, SseForm
 from livetape.gateway.messages import Push, Since, SincePosition
 from livetape.gateway.options import GatewayOptions
@@ -33,33 +34,22 @@ HEADERS: Final = {
 }
 
 
-class EventStream(Response):
-    """Sends events until the last one, until the client goes, or until `end`.
-
-    Everything is opened and given back within `__call__`: an answer that is never sent holds nothing.
-    """
+class _Stream(Response):
+    """Sends what its outbox is given, until that is closed or the client goes."""
 
     def __init__(
         self,
-        subject: Subject,
-        tape: Tape,
-        since: Since,
         *,
         media_type: str,
-        subscriptions: Subscriptions,
         options: GatewayOptions,
         retry_ms: int,
-        on_start: Callable[[EventStream], None],
-        on_end: Callable[[EventStream], None],
+        on_start: Callable[[_Stream], None],
+        on_end: Callable[[_Stream], None],
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._subject = subject
-        self._tape = tape
-        self._since = since
         self._media_type = media_type
         self._form = SseForm() if media_type == SSE_TYPE else LinesForm()
-        self._subscriptions = subscriptions
         self._options = options
         self._retry_ms = retry_ms
         self._on_start = on_start
@@ -70,6 +60,55 @@ class EventStream(Response):
     def end(self) -> None:
         """Send what waits, then end. The client continues with its last position."""
         self._outbox.close()
+
+    def _begin_at(self, start: Position) -> None:
+        self.headers["x-stream-position"] = str(start)
+        if self._media_type == SSE_TYPE:
+            self._outbox.force(Push(b"retry: %d\n\n" % self._retry_ms))
+
+    async def _send(self, send: Send) -> None:
+        with suppress(OSError):  # the client is gone
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._write(send)
+
+    async def _write(self, send: Send) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._options.keepalive_seconds):
+                    await self._outbox.wait()
+            except TimeoutError:
+                if self._media_type == SSE_TYPE:
+                    await send({"type": "http.response.body", "body": b": still here\n\n", "more_body": True})
+                continue
+            batch = self._outbox.take()
+            body = b"".join([push.data for push in batch])
+            await send({"type": "http.response.body", "body": body, "more_body": bool(batch)})
+            if not batch:
+                return
+            self._outbox.sent()
+
+    async def _listen(self, receive: Receive) -> None:
+        """A client that goes away ends the stream, even while nothing happens on the tape."""
+        with suppress(OSError):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        self._outbox.close(drop=True)
+
+
+class EventStream(_Stream):
+    """Sends events until the last one, until the client goes, or until `end`.
+
+    Everything is opened and given back within `__call__`: an answer that is never sent holds nothing.
+    """
+
+    def __init__(
+        self, subject: Subject, tape: Tape, since: Since, *, subscriptions: Subscriptions, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._subject = subject
+        self._tape = tape
+        self._since = since
+        self._subscriptions = subscriptions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         opening = await self._subscriptions.open_tape(self._subject, self._tape, self._since)
@@ -94,10 +133,7 @@ class EventStream(Response):
                 broken=lambda: self._outbox.close(drop=True),
             )
             assert opening.topic is not None
-            start = opening.start or opening.topic.position
-            self.headers["x-stream-position"] = str(start)
-            if self._media_type == SSE_TYPE:
-                self._outbox.force(Push(b"retry: %d\n\n" % self._retry_ms))
+            self._begin_at(opening.start or opening.topic.position)
             if gap is not None:
                 self._outbox.force(gap)
             subscription = self._subscriptions.begin(
@@ -105,34 +141,56 @@ class EventStream(Response):
             )
             listener = tasks.create_task(self._listen(receive), name="stream listener")
             try:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await self._write(send)
-            except OSError:
-                pass  # the client is gone
+                await self._send(send)
             finally:
                 if subscription is not None:
                     subscription.close()
                 listener.cancel()
 
-    async def _write(self, send: Send) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._options.keepalive_seconds):
-                    await self._outbox.wait()
-            except TimeoutError:
-                if self._media_type == SSE_TYPE:
-                    await send({"type": "http.response.body", "body": b": still here\n\n", "more_body": True})
-                continue
-            batch = self._outbox.take()
-            body = b"".join([push.data for push in batch])
-            await send({"type": "http.response.body", "body": body, "more_body": bool(batch)})
-            if not batch:
-                return
-            self._outbox.sent()
 
-    async def _listen(self, receive: Receive) -> None:
-        """A client that goes away ends the stream, even while nothing happens on the tape."""
-        with suppress(OSError):
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        self._outbox.close(drop=True)
+class FollowedStream(_Stream):
+    """The same for a tape to which somebody else writes too: one follower for this client alone.
+
+    Nobody pushes what others write, and its numbers do not join on: a topic, which many share, cannot carry it.
+    """
+
+    def __init__(self, start: Position, items: Callable[[], AsyncGenerator[Item, None]], **options: Any) -> None:
+        super().__init__(**options)
+        self._start = start
+        self._items = items
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._on_start(self)
+        self._begin_at(self._start)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                workers = [tasks.create_task(self._listen(receive)), tasks.create_task(self._follow())]
+                try:
+                    await self._send(send)
+                finally:
+                    for worker in workers:
+                        worker.cancel()
+        finally:
+            self._on_end(self)
+
+    async def _follow(self) -> None:
+        try:
+            async with aclosing(self._items()) as items:
+                async for item in items:
+                    async with asyncio.timeout(self._options.slow_seconds):
+                        await self._outbox.room()
+                    self._outbox.force(Push(self._bytes_of(item)))
+        except TimeoutError:
+            self._outbox.close(drop=True)  # too slow
+        except Exception:
+            logger.exception("a tape cannot be followed", extra={"action": "follow_failed"})
+            self._outbox.close(drop=True)
+        else:
+            self._outbox.close()
+
+    def _bytes_of(self, item: Item) -> bytes:
+        if isinstance(item, Gap):
+            return self._form.gap(item.first, item.last, item.epoch)
+        if len(item.payload) > self._options.max_event_bytes or item.event_type == REPLACEMENT:
+            return self._form.too_large(item.offset, item.epoch)
+        return self._form.event(item) or b""

@@ -14,6 +14,7 @@ An adapter that keeps events beyond the process also passes `reopen_log`, see `D
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from livetape.errors import NotFoundError, PositionLostError, TapeHoleError
@@ -99,6 +100,16 @@ class EventLogSuite:
         assert await log.read("suite:none") == []
         assert await log.describe("suite:none") is None
 
+    async def test_read_of_another_epoch_is_refused(self, log: EventLog) -> None:
+        position = await log.append("suite:a", event("one"))
+        assert len(await log.read("suite:a", epoch=position.epoch)) == 1
+        assert await log.read("suite:a", 1, epoch=position.epoch) == []
+        await _raised(PositionLostError, log.read("suite:a", epoch="other"))
+        await _raised(PositionLostError, log.read("suite:a", 99, limit=1, epoch="other"))
+
+    async def test_read_of_an_epoch_of_an_absent_tape_is_refused(self, log: EventLog) -> None:
+        await _raised(PositionLostError, log.read("suite:none", epoch="other"))
+
     # ---- metadata --------------------------------------------------------------------------------------------------
 
     async def test_create_gives_a_tape_its_metadata(self, log: EventLog) -> None:
@@ -138,6 +149,41 @@ class EventLogSuite:
         await log.append("suite:a", event("b", final=True))
         assert ((await _described(log)).offset, (await _described(log)).final) == (2, True)
 
+    async def test_a_tape_that_only_the_log_writes_is_not_mixed(self, log: EventLog) -> None:
+        assert (await log.create("suite:a", owner="u", channel="bus/a")).mixed is False
+        await log.append("suite:a", event("a"))
+        assert (await _described(log)).mixed is False
+
+    # ---- the names of tapes ----------------------------------------------------------------------------------------
+
+    async def test_tapes_names_each_tape_once(self, log: EventLog) -> None:
+        names = ["suite:a", "suite:b", "suite:ab", "suite:Ä/*[x]?", "suite_", "suite"]
+        for name in names:
+            await log.append(name, event("1"))
+            await log.append(name, event("2"))
+        await log.create("suite:empty", owner="u", channel="bus/a")
+        assert sorted([name async for name in log.tapes("suite")]) == sorted([*names, "suite:empty"])
+
+    async def test_tapes_takes_the_beginning_of_a_name_as_it_is(self, log: EventLog) -> None:
+        for name in ("suite:a", "suite:ab", "suite:b", "suite:A", "suite:*b", "suite:[a]b", "suite:%a", "suite:_a"):
+            await log.append(name, event("1"))
+        for prefix, found in {
+            "suite:a": ["suite:a", "suite:ab"],
+            "suite:*": ["suite:*b"],
+            "suite:[a]": ["suite:[a]b"],
+            "suite:%": ["suite:%a"],
+            "suite:_": ["suite:_a"],
+            "suite:none": [],
+        }.items():
+            assert sorted([name async for name in log.tapes(prefix)]) == found
+
+    async def test_tapes_goes_on_beyond_a_page(self, log: EventLog) -> None:
+        names = [f"suite:{n:04}" for n in range(MAX_READ + 100)]
+        for start in range(0, len(names), 50):
+            await asyncio.gather(*(log.append(name, event("1")) for name in names[start : start + 50]))
+        found = [name async for name in log.tapes("suite:")]
+        assert sorted(found) == names
+
     # ---- put -------------------------------------------------------------------------------------------------------
 
     async def test_put_stores_a_copy_under_its_number(self, log: EventLog) -> None:
@@ -165,6 +211,40 @@ class EventLogSuite:
         await _raised(PositionLostError, log.put("suite:a", Position("f", 1), event("one")))
         await _raised(NotFoundError, log.put("suite:none", Position("e", 1), event("one")))
         assert await log.read("suite:a") == []
+
+    # ---- times -----------------------------------------------------------------------------------------------------
+
+    async def test_an_entry_knows_when_it_was_appended(self, log: EventLog) -> None:
+        await log.append("suite:a", event("a"))
+        await log.append("suite:a", event("b"))
+        first, second = await log.read("suite:a")
+        assert first.at_us <= second.at_us
+        assert abs(first.time - datetime.now(UTC)) < timedelta(minutes=1)
+
+    async def test_the_offset_at_a_time_is_never_that_of_a_later_event(self, log: EventLog) -> None:
+        found = []
+        for n in range(1, 4):
+            await log.append("suite:a", event(str(n)))
+            await asyncio.sleep(0.01)
+        entries = await log.read("suite:a")
+        for entry in entries:
+            assert await log.offset_at("suite:a", entry.time - timedelta(microseconds=1)) < entry.offset
+            found.append(await log.offset_at("suite:a", entry.time + timedelta(milliseconds=5)))
+        assert found == sorted(found)
+        assert all(offset <= entry.offset for offset, entry in zip(found, entries, strict=True))
+
+    async def test_the_offset_at_a_later_time_is_the_newest(self, log: EventLog) -> None:
+        for n in range(3):
+            await log.append("suite:a", event(str(n)))
+        newest = (await log.read("suite:a"))[-1].time
+        assert await log.offset_at("suite:a", newest + timedelta(hours=1)) == 3
+
+    async def test_the_offset_before_the_first_event_and_of_an_absent_tape_is_0(self, log: EventLog) -> None:
+        assert await log.offset_at("suite:none", datetime.now(UTC)) == 0
+        for n in range(3):
+            await log.append("suite:a", event(str(n)))
+        first = (await log.read("suite:a"))[0].time
+        assert await log.offset_at("suite:a", first - timedelta(hours=1)) == 0
 
     # ---- trim ------------------------------------------------------------------------------------------------------
 

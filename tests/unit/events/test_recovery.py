@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livetape.events.log import Position
-from livetape.gateway.messages import TapeEvent
-from livetape.gateway.recovery import Gap, Tail, merge, skip_hole
+from livetape.events.recovery import Gap, Tail, merge, skip_hole
+from livetape.events.tape_event import TapeEvent
 
 
 def event(offset: int, epoch: str = "e") -> TapeEvent:

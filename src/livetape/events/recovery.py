@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from livetape.events.executions import ExecutionEventType
 from livetape.events.log import Entry, Position
-from livetape.gateway.messages import TapeEvent
+from livetape.events.tape_event import TapeEvent
 
 REPLACEMENT: Final = ExecutionEventType.ERROR_COMMS_UPDATE.value
 """The type of what the bus carries in place of an event that is too large for it. The log has the event itself."""
@@ -87,7 +87,7 @@ class Tail:
 
 def from_log(entry: Entry, epoch: str, *, is_endless: bool = False) -> TapeEvent:
     """An entry as an event. On an endless tape (a graph's) no event is the last."""
-    return TapeEvent(entry.event_type, entry.payload, entry.offset, epoch, entry.final and not is_endless)
+    return TapeEvent(entry.event_type, entry.payload, entry.offset, epoch, entry.final and not is_endless, entry.at_us)
 
 
 def merge(position: Position, read: Sequence[TapeEvent], tail: Iterable[TapeEvent]) -> Merged:

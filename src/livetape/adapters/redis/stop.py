@@ -1,0 +1,17 @@
+"""Ending tasks for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+_AGAIN_S: Final = 0.2
+
+
+async def stop(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel them until they have ended: code on the way, not only ours, may swallow a cancellation."""
+    waiting = {task for task in tasks if task is not None and not task.done()}
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=_AGAIN_S)

@@ -1,0 +1,28 @@
+"""How much of a tape to read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from livetape.events.log import MAX_READ
+
+
+class _HasPayload(Protocol):
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Pace:
+    """How many entries to read at once, so that a chunk has about the wanted size whatever its events weigh."""
+
+    def __init__(self, most_events: int, target_bytes: int) -> None:
+        self._most = min(most_events, MAX_READ)
+        self._target = target_bytes
+        self.limit = min(32, self._most)
+
+    def saw(self, events: Sequence[_HasPayload]) -> None:
+        """Learn from a chunk."""
+        if events:
+            average = max(1, sum(len(event.payload) for event in events) // len(events))
+            self.limit = max(1, min(self._most, self._target // average, self.limit * 4))

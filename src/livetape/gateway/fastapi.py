@@ -1,0 +1,448 @@
+"""Job events in any FastAPI application: opened and closed with it, for its own routes and for ready-made ones."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from fastapi import APIRouter, Depends, HTTPException
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from livetape.auth import Principal, User
+from livetape.clock import Clock
+from livetape.errors import (
+    BusUnavailableError,
+    ChannelError,
+    ClosedError,
+    CodecError,
+    ConfigError,
+    LivetapeError,
+    LogUnavailableError,
+    NotAuthorizedError,
+    NotFoundError,
+    UnauthenticatedError,
+)
+from livetape.events.channel import job_channel, job_tape
+from livetape.events.jobs import Jobs
+from livetape.events.log import EventLog, Tape
+from livetape.events.open import Backend, open_backend, open_client
+from livetape.events.reader import JobReader
+from livetape.events.streams import RedisStreamPublisher
+from livetape.events.strict import parse_json
+from livetape.gateway.options import GatewayOptions
+from livetape.gateway.streams import TapeStreams
+from livetape.gateway.subjects import Access, Kind, Subject, UnownedJobs
+from livetape.observability import Metrics, get_logger
+
+logger = get_logger(__name__)
+
+DEFAULT_MAX_BODY_BYTES: Final = 1024 * 1024
+SERVER_CHECK_SECONDS: Final = 0.25
+CLOSE_SECONDS: Final = 2.0
+
+STATUSES: Final[dict[type[LivetapeError], int]] = {
+    NotFoundError: 404,
+    UnauthenticatedError: 401,
+    NotAuthorizedError: 403,
+    ChannelError: 400,
+    CodecError: 422,
+    BusUnavailableError: 503,
+    LogUnavailableError: 503,
+    ClosedError: 503,
+}
+"""How the errors of this library are answered. The first that fits, any other is the application's to handle."""
+
+
+class JobEventBody(BaseModel):
+    """One event for the tape of a job. `timestamp` is ISO 8601; the server's time when it is left out."""
+
+    event_type: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    data: Any = None
+    timestamp: str | None = Field(None, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")
+    idempotency_key: str | None = Field(None, min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")
+
+
+class JobPosition(BaseModel):
+    """A place on the tape of a job: after the event with this offset."""
+
+    offset: int
+    epoch: str
+
+
+class JobEvents:
+    """The job events of one application.
+
+        job_events = JobEvents("redis://localhost:6379/0")
+        app = FastAPI(lifespan=job_events.lifespan)
+
+        @app.post("/reports")
+        async def report(events: Annotated[JobEvents, Depends(job_events)]) -> str:
+            await events.publisher.publish_task_started("report-1", "report", user_id="user-1")
+            ...
+
+    What it opens, it opens when the application starts (in each of its processes) and closes when that stops; it may
+    be opened again afterwards. Safe for concurrent use by tasks of the application's event loop.
+
+    uvicorn waits for its connections before it lets an application stop. Where uvicorn was started in the usual ways,
+    event streams see that it is about to stop and end; otherwise call `end_streams` then.
+
+    Raises:
+        ConfigError: not exactly one of `url` and `client`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: object | None = None,
+        options: GatewayOptions | None = None,
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if (url is None) == (client is None):
+            raise ConfigError("job events need the URL of a log or a Redis client", fix='JobEvents("redis://…")')
+        self._url = url
+        self._client = client
+        self._options = options or GatewayOptions()
+        self._metrics = metrics
+        self._clock = clock
+        self._users = 0
+        self._opened: _Opened | None = None
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """For `FastAPI(lifespan=…)`, or within a lifespan of your own: `async with job_events.lifespan():`."""
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Self:
+        if self._opened is None:
+            backend = self._open_backend()
+            try:
+                self._opened = _Opened(backend, self._options, self._metrics, self._clock)
+            except BaseException:
+                await backend.close()
+                raise
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._users -= 1
+        if self._users == 0 and self._opened is not None:
+            opened, self._opened = self._opened, None
+            await opened.close()
+
+    def end_streams(self) -> None:
+        """End every event stream after what waits for it, and begin no more: the server is about to stop.
+
+        Clients come back with their positions, to another process.
+        """
+        if self._opened is not None:
+            self._opened.streams.end_all()
+
+    def _open_backend(self) -> Backend:
+        if self._url is not None:
+            return open_backend(self._url, metrics=self._metrics)
+        return open_client(self._client, metrics=self._metrics)
+
+    # ---- use -------------------------------------------------------------------------------------------------------
+
+    async def __call__(self) -> Self:
+        """As a dependency: `Depends(job_events)`."""
+        self._get()
+        return self
+
+    @property
+    def publisher(self) -> RedisStreamPublisher:
+        """Publishes events of jobs, by the names that older code knows. While closed it raises ClosedError."""
+        return self._get().publisher
+
+    @property
+    def reader(self) -> JobReader:
+        """Reads and follows the events of jobs."""
+        return self._get().reader
+
+    @property
+    def log(self) -> EventLog:
+        """Where the tapes are."""
+        return self._get().log
+
+    @property
+    def open_streams(self) -> int:
+        """How many event streams are being sent."""
+        return 0 if self._opened is None else self._opened.streams.open
+
+    async def create(self, job_id: str, user_id: str) -> Tape:
+        """Make the tape of a job that will run, with its owner, before anything is published to it.
+
+        Its owner can watch it from now on, whoever publishes. Making it again changes nothing.
+
+        Raises:
+            NotFoundError: it belongs to somebody else.
+            ChannelError: an id that cannot be part of a name.
+            LogUnavailableError: nothing is known about whether it was made; make it again.
+        """
+        tape = await self.log.create(job_tape(job_id), owner=user_id, channel=job_channel(job_id))
+        if tape.owner != user_id:
+            raise _not_found(job_id)
+        return tape
+
+    async def visible(self, job_id: str, principal: Principal, jobs_unowned: UnownedJobs = "admin") -> Tape:
+        """The tape of a job, if this principal may read it: its own, or without owner as `jobs_unowned` says.
+
+        Raises:
+            NotFoundError: there is none that it may read.
+        """
+        subject = Subject(Kind.JOB, job_id)
+        tape = await self.log.describe(subject.tape)
+        if tape is None or subject.access(tape, principal, jobs_unowned) is not Access.GRANTED:
+            raise _not_found(job_id)
+        return tape
+
+    async def respond(self, request: Request, tape: Tape) -> Response:
+        """The events of a tape as the request asks (wire contract, section 4): page, server-sent events, or lines.
+
+        The caller has checked that the tape may be read.
+
+        Raises:
+            ClosedError: the application stops.
+        """
+        return await self._get().streams.respond(request, tape)
+
+    def _get(self) -> _Opened:
+        if self._opened is None:
+            raise ClosedError("the job events are not open: start the application with lifespan=job_events.lifespan")
+        return self._opened
+
+
+class _Opened:
+    """What is there between start and stop."""
+
+    def __init__(self, backend: Backend, options: GatewayOptions, metrics: Metrics | None, clock: Clock | None) -> None:
+        if backend.log is None or backend.recorder is None:
+            raise ConfigError("there is nothing durable behind this URL", fix="use redis://… or sqlite:///…")
+        self.log: EventLog = backend.log
+        self.jobs = Jobs(backend.recorder, clock=clock)
+        self.publisher = RedisStreamPublisher(backend=backend, clock=clock, metrics=metrics)
+        self.reader = JobReader.of(backend)
+        self.streams = TapeStreams(options, backend.bus, backend.log, metrics=metrics, clock=clock)
+        self._backend = backend
+        self._tasks = [
+            asyncio.create_task(self.streams.run(), name="job events"),
+            asyncio.create_task(_until_server_stops(self.streams.end_all), name="job events: server"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_tell_failure)
+
+    async def close(self) -> None:
+        self.streams.end_all()
+        with suppress(TimeoutError):  # those who are left lose their connection with the server
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self.streams.open:  # noqa: ASYNC110 - they do not say when they have ended
+                    await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._backend.close()
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("the job events stopped", exc_info=task.exception(), extra={"action": "job_events_failed"})
+
+
+async def _until_server_stops(then: Callable[[], None]) -> None:
+    server = _server()
+    if server is None:
+        return
+    while not server.should_exit:  # noqa: ASYNC110 - nor does it
+        await asyncio.sleep(SERVER_CHECK_SECONDS)
+    then()
+
+
+def _server() -> Any:
+    """The uvicorn server of this process, which handles its signals; None when there is none."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        owner = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(getattr(owner, "should_exit", None), bool):
+            return owner
+    return None
+
+
+# ---- routes --------------------------------------------------------------------------------------------------------
+
+
+def create_job_router(
+    events: JobEvents | str,
+    *,
+    authenticate: Callable[..., Any] | None = None,
+    jobs_unowned: UnownedJobs = "admin",
+    prefix: str = "",
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+) -> APIRouter:
+    """`GET` and `POST {prefix}/jobs/{job_id}/events` (wire contract, sections 2 and 4), for `app.include_router`.
+
+    `authenticate` is a dependency that gives the caller's user id (or a `Principal` or `User`, whose role may make it
+    an administrator) and raises an `HTTPException` for who is not signed in. A job is its owner's: to others it does
+    not exist. Jobs without an owner are for administrators, with `jobs_unowned="any_user"` for everybody signed in.
+
+    The router opens `events` with the application that it is included in; a URL stands for `JobEvents(url)`.
+
+    Raises:
+        ConfigError: no `authenticate`: nobody would be kept out.
+    """
+    if authenticate is None:
+        raise ConfigError(
+            "the job router does not know who may read",
+            because="it was given no authenticate",
+            fix="create_job_router(…, authenticate=<a dependency that gives the user id of the caller>)",
+        )
+    held = JobEvents(events) if isinstance(events, str) else events
+    router = APIRouter(prefix=prefix, tags=["jobs"], route_class=_JobRoute, lifespan=held.lifespan)
+
+    given: Any = Depends(authenticate)
+
+    async def sign_in(caller: Any = given) -> Principal:
+        return _principal(caller)
+
+    signed_in: Any = Depends(sign_in)
+
+    @router.get("/jobs/{job_id:path}/events", summary="Read job events", response_model=None, **_READ)
+    async def read_events(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
+        """The events of a job: a page of JSON, or by `Accept` a stream that ends after the final event."""
+        return await held.respond(request, await held.visible(job_id, principal, jobs_unowned))
+
+    @router.post("/jobs/{job_id:path}/events", summary="Publish job event", status_code=201, **_PUBLISH)
+    async def publish_event(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
+        """Appends one event to the tape of the job; the first to publish owns it. Answers when it is durable."""
+        body = await _body(request, max_body_bytes)
+        tape = await held.log.describe(job_tape(job_id))
+        if tape is not None and tape.owner is None:
+            # To write to it would be to own it, and so to read what was not meant for this caller.
+            await held.visible(job_id, principal, jobs_unowned)
+        position = await held._get().jobs.publish(
+            principal.user_id,
+            job_id,
+            body.event_type,
+            body.data,
+            timestamp=body.timestamp,
+            idempotency_key=body.idempotency_key,
+            is_admin=principal.is_admin,
+        )
+        return JSONResponse(JobPosition(offset=position.offset, epoch=position.epoch).model_dump(), 201)
+
+    return router
+
+
+class _JobRoute(APIRoute):
+    """Answers the errors of this library also in an application that does not know them."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await super().handle(scope, receive, watched)
+        except LivetapeError as error:
+            status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), None)
+            if started or status is None:
+                raise
+            if status == 503:
+                # its message may name hosts; the class says enough
+                logger.warning("%s: %s", error.code, error.message, extra={"action": "job_events_unavailable"})
+                text = (type(error).__doc__ or "").strip().partition("\n")[0]
+                raise HTTPException(503, text, headers={"Retry-After": "1"}) from error
+            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+            raise HTTPException(status, error.message, headers=headers) from error
+
+
+def _principal(caller: object) -> Principal:
+    if isinstance(caller, Principal):
+        found = caller
+    elif isinstance(caller, User):
+        found = Principal(caller.user_id, role=caller.role)
+    elif isinstance(caller, str):
+        found = Principal(caller)
+    elif caller is None:
+        raise UnauthenticatedError
+    else:
+        raise ConfigError(f"authenticate gave a {type(caller).__name__}", fix="give a user id, or a Principal")
+    if not found.user_id:
+        raise UnauthenticatedError
+    return found
+
+
+async def _body(request: Request, max_bytes: int) -> JobEventBody:
+    """Read only now, after the caller is known."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":  # also what keeps a form on another site's page from sending one
+        raise HTTPException(415, "The body must be JSON", headers={"Accept-Post": "application/json"})
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > max_bytes:
+            raise HTTPException(413, f"The body is larger than {max_bytes} bytes", headers={"Connection": "close"})
+    try:
+        return JobEventBody.model_validate(parse_json(bytes(raw)))
+    except CodecError as error:
+        raise HTTPException(422, f"JSON decode error: {error.message}") from None
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        detail = [{**fault, "loc": ["body", *fault["loc"]]} for fault in faults]
+        raise HTTPException(422, detail) from None
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"Job #{job_id} not found.")
+
+
+def _parameter(name: str, where: str, description: str, kind: str = "string") -> dict[str, Any]:
+    return {"name": name, "in": where, "required": False, "description": description, "schema": {"type": kind}}
+
+
+_READ: Final[dict[str, Any]] = {
+    "openapi_extra": {
+        "parameters": [
+            _parameter("after", "query", "Page: only events after this offset.", "integer"),
+            _parameter("limit", "query", "Page: at most so many events, 1 to 1000.", "integer"),
+            _parameter("types", "query", "Page: only events of these types, divided by commas."),
+            _parameter("since", "query", "Stream: where to begin, `<epoch>-<offset>`, `earliest` or `latest`."),
+            _parameter("Last-Event-ID", "header", "Stream: the id of the last event that was received."),
+        ]
+    },
+    "responses": {
+        200: {
+            "description": "A page of events, or by `Accept` a stream of them. "
+            "`X-Stream-Position` says where a stream really began.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        },
+        404: {"description": "There is no such job, or it is somebody else's."},
+    },
+}
+_PUBLISH: Final[dict[str, Any]] = {
+    "response_model": JobPosition,
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": JobEventBody.model_json_schema()}}}
+    },
+    "responses": {404: {"description": "The job is somebody else's."}},
+}

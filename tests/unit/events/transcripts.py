@@ -1,0 +1,64 @@
+"""What readers were told, held against what really happened to a tape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from livetape.events.log import Position
+from livetape.events.recovery import Gap, Item
+
+
+@dataclass
+class Truth:
+    """Every event there ever was, by epoch; how far each epoch was trimmed; the epoch there is now ("": none)."""
+
+    events: dict[str, list[bytes]] = field(default_factory=dict)
+    trimmed: dict[str, int] = field(default_factory=dict)
+    epoch: str = ""
+
+    def append(self, position: Position, payload: bytes) -> None:
+        self.epoch = position.epoch
+        known = self.events.setdefault(position.epoch, [])
+        assert position.offset == len(known) + 1
+        known.append(payload)
+
+    def trim(self, keep_after: int) -> None:
+        if self.epoch:
+            self.trimmed[self.epoch] = max(self.trimmed.get(self.epoch, 0), keep_after)
+
+    @property
+    def offset(self) -> int:
+        return len(self.events.get(self.epoch, ()))
+
+
+def check(items: Sequence[Item], start: Position, truth: Truth) -> Position:
+    """Each event once, in order, as it was written; gaps only where something was lost. Returns where it ends."""
+    epoch, offset = start.epoch, start.offset
+    reborn = epoch == ""
+    for item in items:
+        if isinstance(item, Gap):
+            assert item.epoch in truth.events, f"a gap of an unknown epoch: {item}"
+            if item.last is None:
+                assert item.epoch != epoch, f"told of a new epoch that is the old one: {item}"
+                assert item.first == offset + 1
+                epoch, offset, reborn = item.epoch, 0, True
+                continue
+            epoch = epoch or item.epoch
+            assert item.epoch == epoch, f"{item} after {epoch} {offset}"
+            assert item.first == offset + 1 or reborn, f"{item} after {epoch} {offset}"
+            assert item.last >= item.first
+            was_lost = epoch != truth.epoch
+            assert was_lost or item.last <= truth.trimmed.get(epoch, 0), f"told of a loss that was none: {item}"
+            offset, reborn = item.last, False
+            continue
+        if epoch == "":
+            epoch = item.epoch
+        assert item.epoch == epoch, f"{item} of another epoch than {epoch}, without a word"
+        if reborn and item.offset != offset + 1:
+            assert item.offset - 1 <= truth.trimmed.get(epoch, 0) or epoch != truth.epoch, f"lost before {item}"
+        else:
+            assert item.offset == offset + 1, f"{item} after {offset}"
+        assert item.payload == truth.events[epoch][item.offset - 1]
+        offset, reborn = item.offset, False
+    return Position(epoch, offset)
