@@ -28,11 +28,17 @@ import uvloop
 from machine import facts, sample
 from pydantic import BaseModel
 
+from livetape.adapters.redis.appends import call_words, claim_of, event_words, key_words
+from livetape.adapters.redis.client import ClientCommands
+from livetape.adapters.redis.commands import Word
+from livetape.adapters.redis.retention import words as retention_words
+from livetape.adapters.redis.scripts import Scripts
 from livetape.events.codec import Envelope, encode_payload
 from livetape.events.log import MAX_READ, NewEvent
 from livetape.events.open import Backend, open_backend
 from livetape.events.reader import JobReader
 from livetape.events.recorder import AS_RECORDED
+from livetape.events.tape_retention import TapeRetention
 from livetape.events.typed import EventBus
 from servers import RedisServer, running
 
@@ -127,26 +133,42 @@ async def together(callers: int, units: int, call: Callable[[int], Awaitable[obj
 def publish(units: int) -> dict[str, float]:
     """Many callers of `EventBus.publish`, against `redis-benchmark -P 100 PUBLISH` of the same bytes."""
 
+    events = [Step(number=number) for number in range(1000)]
+
     async def ours(url: str) -> Cost:
         async with EventBus(Step, name="bench", url=url) as bus:
 
-            async def one(number: int) -> None:
-                await bus.publish(Step(number=number), KEY)
+            def one(number: int) -> Awaitable[object]:
+                return bus.publish(events[number % 1000], KEY)
 
             await together(CALLERS, units // 10, one)
             with Cost(units) as cost:
                 await together(CALLERS, units, one)
         return cost
 
+    async def without_waiting(url: str) -> Cost:
+        async with EventBus(Step, name="bench", url=url) as bus:
+            await bus.publish(events[0], KEY)
+            with Cost(units) as cost:
+                for number in range(units):
+                    bus.publish_soon(events[number % 1000], KEY)
+                    if number % 1000 == 999:
+                        await bus.flush()
+        return cost
+
     with pinned_server() as server:
         message = Envelope(encode_payload(Step(number=1))[0], "").encode()
         limit = redis_benchmark(server, units * 4, "PUBLISH", CHANNEL, message)
         cost = run(ours(server.url()))
+        soon = run(without_waiting(server.url()))
     return {
         "ours_per_s": cost.per_s,
         "ours_cpu_us": cost.cpu_us,
+        "soon_per_s": soon.per_s,
+        "soon_cpu_us": soon.cpu_us,
         "limit_per_s": limit,
         "ratio_to_limit": cost.per_s / limit,
+        "soon_ratio_to_limit": soon.per_s / limit,
     }
 
 
@@ -177,6 +199,22 @@ def publish_alone(units: int) -> dict[str, float]:
     return {"ours_per_s": ours, "redis_py_per_s": theirs, "ratio_to_redis_py": ours / theirs}
 
 
+FLOOD_STEP = 5000
+FLOOD = f"""
+import socket, sys
+port, channel = int(sys.argv[1]), sys.argv[2].encode()
+message = {Envelope(encode_payload(Step(number=1))[0], "").encode()!r}
+head = b"*3\\r\\n$7\\r\\nPUBLISH\\r\\n$%d\\r\\n%b\\r\\n$%d\\r\\n"
+one = head % (len(channel), channel, len(message)) + message + b"\\r\\n"
+link = socket.create_connection(("127.0.0.1", port))
+for _ in sys.stdin:
+    link.sendall(one * {FLOOD_STEP})
+    answers = 0
+    while answers < {FLOOD_STEP}:
+        answers += link.recv(1 << 16).count(b":")
+"""
+"""So many messages for each line of its input, written by a process on the server's processor."""
+
 # ---- subscribe -------------------------------------------------------------------------------------------------------
 
 
@@ -184,22 +222,19 @@ def subscribe(units: int) -> dict[str, float]:
     """A flood from redis-benchmark, read decoded by an EventBus and as bytes from the bus below it."""
 
     async def flooded(server: RedisServer, read: Callable[[], Awaitable[None]]) -> Cost:
-        message = Envelope(encode_payload(Step(number=1))[0], "").encode()
         # In steps, so that the reader's bounded buffer never overflows: what counts is the cost of a message.
+        source = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FLOOD, str(server.port), CHANNEL, stdin=subprocess.PIPE
+        )
+        pin(source.pid, SERVER_CORE)
+        assert source.stdin is not None
         with Cost(units) as cost:
-            for _ in range(units // 5000):
-                words = ["redis-benchmark", "-p", str(server.port), "-c", "1", "-P", "100", "-n", "5000", "-q"]
-                source = await asyncio.create_subprocess_exec(
-                    *words,
-                    "PUBLISH",
-                    CHANNEL,
-                    message,
-                    stdout=subprocess.DEVNULL,
-                    preexec_fn=lambda: pin(0, SERVER_CORE),
-                )
-                for _ in range(5000):
+            for _ in range(units // FLOOD_STEP):
+                source.stdin.write(b"\n")
+                for _ in range(FLOOD_STEP):
                     await read()
-                await source.wait()
+        source.stdin.close()
+        await source.wait()
         return cost
 
     async def decoded(server: RedisServer) -> Cost:
@@ -252,7 +287,6 @@ async def record(backend: Backend, tapes: int, callers: int, units: int) -> Cost
 
 def durable(units: int) -> dict[str, float]:
     """Append and push in one step; the limit is redis-benchmark running the very script, one event a call."""
-    from livetape.adapters.redis.scripts import benchmark_words  # the call as our recorder makes it, for one event
 
     async def ours(url: str, tapes: int) -> Cost:
         backend = open_backend(url)
@@ -262,24 +296,42 @@ def durable(units: int) -> dict[str, float]:
             await backend.close()
 
     async def awaited(server: RedisServer) -> float:
+        words = await words_for(server.url())
         client = redis.asyncio.Redis.from_url(server.url())
-        words = await benchmark_words(client, event(1).payload)
         count = max(1000, units // 40)
         with Cost(count) as cost:
-            for number in range(count):
-                await client.execute_command(*(str(word).replace("__rand_int__", f"{number:012}") for word in words))
+            for _ in range(count):
+                await client.execute_command(*words)
         await client.aclose()
         return cost.per_s
 
-    async def words_for(url: str) -> list[str]:
+    async def words_for(url: str) -> list[Word]:
+        """The call of one event as the recorder makes it, its script loaded."""
         client = redis.asyncio.Redis.from_url(url)
-        words = await benchmark_words(client, event(1).payload)
+        tape, claim = "bench_events:limit", claim_of("bench/limit")
+        scripts = Scripts(ClientCommands(client))
+        await scripts.load("append", tape, None)
+        keep, most = retention_words(TapeRetention(), tape)
+        words = call_words(
+            str(scripts.digest("append", tape)),
+            key_words(tape, "bench"),
+            claim,
+            [event_words(tape, claim, event(1))],
+            sequence=1,
+            repeated=False,
+            epoch="bench",
+            now_us=int(time.time() * 1e6),
+            keep=keep,
+            most=most,
+        )
         await client.aclose()
-        return [str(word) for word in words]
+        return words
 
     with pinned_server() as server:
         own = run(ours(server.url(), 4 * CALLERS))
-        limit = redis_benchmark(server, units, *run(words_for(server.url())))
+        limit = redis_benchmark(
+            server, units, *(word if isinstance(word, bytes) else str(word) for word in run(words_for(server.url())))
+        )
         each = run(awaited(server))
     with pinned_server() as server:
         shared = run(ours(server.url(), 8))
@@ -349,19 +401,21 @@ def replay(units: int) -> dict[str, float]:
 def embedded(units: int) -> dict[str, float]:
     """The same on SQLite: 50 producers, each answered after the commit; then the replay."""
 
-    async def ours(url: str) -> tuple[Cost, Cost, Cost]:
+    async def ours(url: str) -> tuple[Cost, Cost, Cost, Cost]:
         backend = open_backend(url)
         try:
-            appended = await record(backend, 50, 50, units)
-            return (appended, *await replayed(backend, units))
+            appended = await record(backend, 1, 50, units)
+            apart = await record(backend, 50, 50, units)
+            return (appended, apart, *await replayed(backend, units))
         finally:
             await backend.close()
 
     with tempfile.TemporaryDirectory() as folder:
-        appended, raw, decoded = run(ours(f"sqlite:///{folder}/bench.db"))
+        appended, apart, raw, decoded = run(ours(f"sqlite:///{folder}/bench.db"))
     return {
         "append_per_s": appended.per_s,
         "append_cpu_us": appended.cpu_us,
+        "append_to_50_tapes_per_s": apart.per_s,
         "replay_bytes_per_s": raw.per_s,
         "replay_decoded_per_s": decoded.per_s,
     }

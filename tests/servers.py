@@ -162,6 +162,45 @@ def cluster(flavour: Flavour, folder: Path, nodes: int = 3) -> Iterator[list[Red
         yield servers
 
 
+@contextlib.contextmanager
+def guarded_pair(folder: Path) -> Iterator[tuple[RedisServer, RedisServer, int]]:
+    """A master, its replica, and the port of a Sentinel that alone decides, quickly.
+
+    Its password is `guard`, the service `svc`.
+    """
+    first, second = RedisServer("redis", folder / "first"), RedisServer("redis", folder / "second")
+    with running(first), running(second):
+        second.cli("REPLICAOF", "127.0.0.1", first.port)
+        _until(lambda: "master_link_status:up" in second.cli("INFO", "replication"))
+        port = support.free_port()
+        settings = folder / "sentinel.conf"
+        settings.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nrequirepass guard\n"
+            f"sentinel monitor svc 127.0.0.1 {first.port} 1\n"
+            "sentinel down-after-milliseconds svc 500\nsentinel failover-timeout svc 3000\n"
+        )
+        with (folder / "sentinel.log").open("wb") as output:
+            process = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=output, stderr=output)
+        try:
+            _until(lambda: _knows_a_replica(port))
+            yield first, second, port
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+
+
+def _knows_a_replica(port: int) -> bool:
+    """The Sentinel learns of it from the master."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as link:
+            for command in (b"AUTH guard\r\n", b"SENTINEL REPLICAS svc\r\n"):
+                link.sendall(command)
+                answer = link.recv(1 << 16)
+    except OSError:
+        return False
+    return b"master-link-status" in answer
+
+
 def _joined(server: RedisServer, nodes: int) -> bool:
     info = server.cli("CLUSTER", "INFO")
     return "cluster_state:ok" in info and f"cluster_known_nodes:{nodes}" in info
@@ -170,5 +209,5 @@ def _joined(server: RedisServer, nodes: int) -> bool:
 def _until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
-        assert time.monotonic() < deadline, "the cluster did not form"
+        assert time.monotonic() < deadline, "the servers did not find each other"
         time.sleep(0.02)

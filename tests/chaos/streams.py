@@ -182,7 +182,7 @@ class StreamBox:
         gaps = [item for item in follower.seen if isinstance(item, Gap)]
         self.new_epochs += len(gaps)
         told = self.told[job]
-        truth = Truth()
+        truth = Truth(may_lose_end=not self.durable)
         for item in events:
             position = Position(item.epoch or "", item.offset or 0)
             # Of an event that was written, pushed and lost before the publisher heard of it nobody can be told more.

@@ -87,3 +87,21 @@ def test_links_inside_the_repository_lead_somewhere(page: Path):
             if link and not re.match(r"[a-z]+:", str(link)):
                 target = str(link).partition("#")[0]
                 assert not target or (page.parent / target).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize(
+    ("contents", "pages"),
+    [
+        ("index.md", ["contracts/*.md", "explanation/*.md", "howto/*.md", "reference/*.md"]),
+        ("decisions/README.md", ["decisions/0*.md"]),
+    ],
+)
+def test_every_page_is_in_the_contents(contents: str, pages: list[str]):
+    text = (ROOT / "docs" / contents).read_text()
+    found = [page for pattern in pages for page in sorted((ROOT / "docs").glob(pattern))]
+    assert [page.name for page in found if f"{page.name})" not in text] == []
+
+
+def test_the_glossary_is_in_order_and_has_each_word_once():
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert words == sorted(set(words))

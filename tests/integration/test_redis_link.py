@@ -419,7 +419,7 @@ async def test_the_answers_after_a_loss_are_truthful(own_redis: RedisServer) -> 
 
 async def test_commands_leave_in_order_and_many_at_once(own_redis: RedisServer) -> None:
     endpoint = Endpoint.from_url(own_redis.url())
-    commands = PipelinedCommands(Dialer(endpoint, locator_of(endpoint)))
+    commands = PipelinedCommands(Dialer(endpoint, locator_of(endpoint)), patience_s=PATIENCE_S)
     answers = await asyncio.gather(*(commands.send(("APPEND", "k", b"%05d" % n), "k") for n in range(20_000)))
     assert answers == [5 * (n + 1) for n in range(20_000)]
     big = [commands.send(("SET", f"big{n}", b"x" * 3_000_000), f"big{n}") for n in range(10)]

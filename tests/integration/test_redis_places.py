@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import support
 from livetape.errors import BusUnavailableError
 from livetape.events.bus import Bus, BusMessage, Subscription
 from livetape.events.open import open_backend, open_client
-from servers import RedisServer, cluster, program, running
+from servers import RedisServer, cluster, guarded_pair, running
 
 pytestmark = [pytest.mark.needs("redis"), pytest.mark.serial, pytest.mark.slow]
 
@@ -148,26 +147,6 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         await backend.close()
 
 
-@contextlib.contextmanager
-def sentinel(folder: Path, master: RedisServer) -> Iterator[int]:
-    """One Sentinel that alone decides, quickly. Yields its port."""
-    port = support.free_port()
-    folder.mkdir()
-    settings = folder / "sentinel.conf"
-    settings.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {folder}\nrequirepass guard\n"
-        f"sentinel monitor svc 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds svc 500\nsentinel failover-timeout svc 3000\n"
-    )
-    with (folder / "output.log").open("wb") as output:
-        process = subprocess.Popen([program("redis"), str(settings), "--sentinel"], stdout=output, stderr=output)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 @contextlib.asynccontextmanager
 async def bus_at(url: str) -> AsyncIterator[Bus]:
     backend = open_backend(url)
@@ -188,27 +167,16 @@ async def published(bus: Bus, channel: str, data: bytes) -> None:
 
 
 async def test_sentinel_fails_over(tmp_path: Path) -> None:
-    first, second = RedisServer("redis", tmp_path / "first"), RedisServer("redis", tmp_path / "second")
-    with running(first), running(second):
-        second.cli("REPLICAOF", "127.0.0.1", first.port)
-        while "master_link_status:up" not in second.cli("INFO", "replication"):
-            await asyncio.sleep(0.02)
-        with sentinel(tmp_path / "sentinel", first) as port:
-            async with redis.asyncio.Redis(port=port, password="guard") as guard, asyncio.timeout(PATIENCE_S):
-                replicas: list[object] = []
-                while not replicas:  # it learns of them from the master
-                    with contextlib.suppress(redis.RedisError):
-                        replicas = await guard.execute_command("SENTINEL", "REPLICAS", "svc")
-                    await asyncio.sleep(0.1)
-            url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/svc/2?sentinel_password=guard&socket_timeout=1"
-            async with bus_at(url) as bus:
-                subscription = await bus.subscribe("t/a", "t/*")
-                await bus.publish("t/a", b"x")
-                assert await following(subscription) == BusMessage("t/a", b"x")
-                first.kill()
-                assert (await following(subscription)).gap
-                await published(bus, "t/a", b"again")
-                assert await following(subscription) == BusMessage("t/a", b"again")
+    with guarded_pair(tmp_path) as (first, _, port):
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/svc/2?sentinel_password=guard&socket_timeout=1"
+        async with bus_at(url) as bus:
+            subscription = await bus.subscribe("t/a", "t/*")
+            await bus.publish("t/a", b"x")
+            assert await following(subscription) == BusMessage("t/a", b"x")
+            first.kill()
+            assert (await following(subscription)).gap
+            await published(bus, "t/a", b"again")
+            assert await following(subscription) == BusMessage("t/a", b"again")
 
 
 async def test_a_cluster_loses_the_node_that_listens(tmp_path: Path) -> None:

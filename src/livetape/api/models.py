@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from livetape.engine.graph import Graph
 from livetape.events import executions
 from livetape.events.log import Position
+from livetape.events.recorder import Recorded
 
 MAX_VERSION = 2**31 - 1
 
@@ -151,6 +152,22 @@ class PublishJobEvent(BaseModel):
     data: Any = None
     timestamp: Annotated[str, Field(max_length=64), AfterValidator(_without_control_characters)] | None = None
     idempotency_key: IdempotencyKey | None = None
+
+
+class JobPosition(BaseModel):
+    """Where a published event stands on the tape of its job.
+
+    `mixed`: somebody else writes to the tape too; its offsets are strings, JSON numbers do not carry them exactly.
+    """
+
+    epoch: str
+    offset: int | str
+    mixed: Literal[True] | None = None
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> JobPosition:
+        epoch, offset = recorded.position.epoch, recorded.position.offset
+        return cls(epoch=epoch, offset=str(offset), mixed=True) if recorded.mixed else cls(epoch=epoch, offset=offset)
 
 
 class JobInfo(BaseModel):

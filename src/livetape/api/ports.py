@@ -11,6 +11,7 @@ from starlette.responses import Response
 from livetape.engine.graph import Graph, GraphMeta, GraphModel
 from livetape.events.executions import GraphExecution, GraphExecutionMeta, NodeExecutionResult
 from livetape.events.log import Position, Tape
+from livetape.events.recorder import Recorded
 
 
 class Graphs(Protocol):
@@ -87,7 +88,7 @@ class Jobs(Protocol):
 
     async def publish(
         self,
-        user_id: str,
+        user_id: str | None,
         job_id: str,
         event_type: str,
         data: Any,
@@ -95,7 +96,7 @@ class Jobs(Protocol):
         timestamp: str | None = None,
         idempotency_key: str | None = None,
         is_admin: bool = False,
-    ) -> Position: ...
+    ) -> Recorded: ...
 
 
 class Tapes(Protocol):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from livetape.errors import BusUnavailableError, LogUnavailableError, StoreUnavailableError
 from livetape.events.bus import Bus
 from livetape.events.channel import graph_tape
-from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, Envelope, too_large_payload
+from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, Encoded, Envelope, JsonCodec
+from livetape.events.executions import EXECUTION_EVENTS
 from livetape.events.log import EventLog, NewEvent
+from livetape.events.packing import WRAPPER_BYTES, Packer
 from livetape.observability import Metrics, get_logger
 from livetape.store.executions import Committed, TapeRelayStore
 
@@ -55,6 +57,7 @@ class Relay:
         self._store = store
         self._metrics = metrics
         self._limit = max_message_bytes
+        self._packer = Packer(JsonCodec(EXECUTION_EVENTS), max_message_bytes)
         self._tracks: dict[str, _Track] = {}
         self._dirty: deque[str] = deque()
         self._queued: set[str] = set()
@@ -158,19 +161,31 @@ class Relay:
                 idempotency_key=f"{committed.execution_id}:{track.next}",
             )
             graph_offset, graph_epoch = position.offset, position.epoch
-        payload, event_type = event.payload, event.event_type
-        if len(payload) > self._limit:
-            payload, event_type = too_large_payload(len(payload), self._limit), "error_comms_update"
         envelope = Envelope(
-            payload=payload,
-            event_type=event_type,
+            payload=event.payload,
+            event_type=event.event_type,
             offset=track.next,
             epoch=committed.epoch,
             graph_offset=graph_offset,
             graph_epoch=graph_epoch,
             final=event.final,
         )
-        await self._bus.publish(committed.channel, envelope.encode())
+        message = envelope.encode()
+        if len(message) > self._limit:  # the tape keeps the whole event
+            message = self._fitted(envelope, committed.channel, len(message)).encode()
+        await self._bus.publish(committed.channel, message)
+
+    def _fitted(self, envelope: Envelope, channel: str, size: int) -> Envelope:
+        """The envelope of `size` bytes with values of its event shortened, or with the notice in its place."""
+        whole = Encoded(envelope.payload, envelope.event_type)
+        beside = size - len(whole.payload) - WRAPPER_BYTES
+        live = self._packer.live_copy(whole, channel, beside=beside)
+        return replace(
+            envelope,
+            payload=live.payload or whole.payload,
+            event_type=live.event_type or whole.event_type,
+            lossy=live.lossy,
+        )
 
     async def _mark_forever(self) -> None:
         while True:

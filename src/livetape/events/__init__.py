@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from livetape.events.retention import Retention, RetentionPolicy, RetentionReport
     from livetape.events.streams import RedisStreamPublisher
     from livetape.events.sync import Portal, SyncIterator
+    from livetape.events.tape_retention import TapeRetention
     from livetape.events.text_assembler import TextAssembler, TextChange, TokenRecord
     from livetape.events.token_text import TextPart, TokenText, follow_text, read_text
     from livetape.events.tokens import JobWriter, TokenStream, onto_job
@@ -183,6 +184,7 @@ _HOME = {
     "Taken": "livetape.events.job_groups",
     "Tape": "livetape.events.log",
     "TapeHoleError": "livetape.errors",
+    "TapeRetention": "livetape.events.tape_retention",
     "TextAssembler": "livetape.events.text_assembler",
     "TextChange": "livetape.events.text_assembler",
     "TextPart": "livetape.events.token_text",
@@ -295,6 +297,7 @@ __all__ = [
     "Taken",
     "Tape",
     "TapeHoleError",
+    "TapeRetention",
     "TextAssembler",
     "TextChange",
     "TextPart",

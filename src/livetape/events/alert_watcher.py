@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from livetape.clock import Clock, SystemClock
 from livetape.errors import (
@@ -45,10 +45,15 @@ class NotificationPublisher(Protocol):
     async def publish(self, event: NotificationEvent) -> object: ...
 
 
-def to_owner(bus: NotificationPublisher, *, otherwise: str | None = None) -> Deliver:
+def to_owner(
+    bus: NotificationPublisher, *, otherwise: str | None = None
+) -> Callable[[Alert], Coroutine[Any, Any, None]]:
     """Delivers alerts as notifications to the owner of the job, or to the user `otherwise` when it has none.
 
     The payload is `type="alert"`, `event=<name of the rule>`, `job_id`, `message`, `event_type`, `suppressed`.
+
+    What it returns raises NotFoundError for a job that has no owner when there is no `otherwise`; a watcher counts that
+    as a failed delivery.
     """
 
     async def deliver(alert: Alert) -> None:

@@ -94,6 +94,9 @@ class Silent:
     """A job has begun, is not over, and for so many seconds there was no event of it. Once per silence.
 
     `after`: the types that begin a job; None: its first event that is seen, whatever it is.
+
+    Raises:
+        ConfigError: 0 seconds or less.
     """
 
     def __init__(
@@ -154,6 +157,9 @@ class TooFrequent:
 
     Counted for each job, or with `per_job=False` for all together; then the alert names the last one. At most one
     alert in `cooldown_s` seconds (by default `per_s`).
+
+    Raises:
+        ConfigError: less than one event, or 0 seconds or less.
     """
 
     def __init__(

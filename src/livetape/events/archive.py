@@ -51,7 +51,11 @@ class Archiver:
         self._cold = cold
 
     async def run_once(self, prefix: str = "") -> dict[str, Archived]:
-        """Copy what is new on all tapes whose names begin so. What fails is logged, and tried by the next run."""
+        """Copy what is new on all tapes whose names begin so. What fails is logged, and tried by the next run.
+
+        Raises:
+            LogUnavailableError: the log cannot say which tapes there are.
+        """
         done = {}
         async for name in self._hot.tapes(prefix):
             try:

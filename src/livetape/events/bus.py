@@ -73,7 +73,8 @@ class Bus(ABC):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int | BaseException]:
         """`publish` for each `(channel, data)`, in order, without waiting for one before the next is sent.
 
-        One outcome for each: how many listened, or what `publish` would have raised.
+        One outcome for each: how many listened, or what `publish` would have raised. What is on its way when the call
+        is cancelled may arrive.
         """
         return await asyncio.gather(
             *(self.publish(channel, data) for channel, data in messages), return_exceptions=True

@@ -6,11 +6,13 @@ They never raise from publishing: what failed is counted, logged and told by a r
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Coroutine, Generator
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from livetape.errors import ConfigError
 from livetape.events.channel import EXECUTION_BUS, NOTIFICATION_BUS
+from livetape.events.delivery import CircuitState
 from livetape.events.event import CommunicationErrorEvent
 from livetape.events.event_listener import EventListener
 from livetape.events.executions import (
@@ -23,6 +25,7 @@ from livetape.events.executions import (
     NodeOutputEvent,
 )
 from livetape.events.notifications import NotificationEvent
+from livetape.events.open import check_url
 from livetape.events.result import Published
 from livetape.events.sync import Portal, SyncIterator
 from livetape.events.typed import EventBus, Key, Options
@@ -41,8 +44,13 @@ class BaseRedisEventBus(Generic[M]):
     """What the synchronous and the asynchronous bus have in common.
 
     Subclasses declare `Model` (a class, union or `TypeAdapter`) and `event_bus_name` (a class attribute or property).
-    `connection` is a URL or a client of redis-py, synchronous or asynchronous; the client stays the caller's. Instead
-    of it `url=`, `client=`, `bus=` or `backend=` may be given, and everything else that `EventBus` takes.
+    `connection` is a URL or a client of redis-py (of the asynchronous kind only for the asynchronous buses); the client
+    stays the caller's. Instead of it `url=`, `client=`, `bus=` or `backend=` may be given, and everything else that
+    `EventBus` takes.
+
+    Raises:
+        ConfigError: none of them, or an unusable URL; with the first use, a class without `Model` or name, or an
+            adapter that cannot be opened.
     """
 
     Model: ClassVar[Any]
@@ -62,6 +70,9 @@ class BaseRedisEventBus(Generic[M]):
             raise ConfigError(
                 f"{type(self).__name__} needs a server", fix="give a URL or a client of redis-py, or bus= in tests"
             )
+        url = options.get("url")
+        if url is not None:
+            check_url(url)
         self._name = event_bus_name
         if event_bus_name is not None and isinstance(getattr(type(self), "event_bus_name", None), str):
             self.__dict__["event_bus_name"] = event_bus_name  # a class attribute, for this object
@@ -106,6 +117,11 @@ class AsyncRedisEventBus(BaseRedisEventBus[M]):
         if self._bus is None:
             self._bus = self._make()
         return self._bus
+
+    @property
+    def state(self) -> CircuitState:
+        """As `EventBus.state`; `closed`, which is the good one, before the first use."""
+        return CircuitState.CLOSED if self._bus is None else self._bus.state
 
     async def publish_event(self, event: M, channel_key: Key) -> Published:
         """Publish an event; never raises (a key with `*` is a failure too)."""
@@ -156,12 +172,28 @@ class RedisEventBus(BaseRedisEventBus[M]):
         portal: Portal | None = None,
         **options: Unpack[Options],
     ) -> None:
+        """`portal`: a thread that several buses share; the bus then leaves it open.
+
+        Raises:
+            ConfigError: as the class says, and for an asynchronous client.
+        """
         super().__init__(connection, event_bus_name=event_bus_name, **options)
+        if iscoroutinefunction(getattr(self._options.get("client"), "execute_command", None)):
+            raise ConfigError(
+                f"{type(self).__name__} runs a loop of its own, in which this asynchronous client cannot be used",
+                fix="pass a redis.Redis, or url=",
+            )
         self._own_portal = portal is None
         self._portal = portal or Portal("livetape-events")
         # One bus per process: what a fork inherited is kept, so that nothing closes the parent's connections.
         self._buses: dict[int, EventBus[M]] = {}
         self._inherited: list[Portal] = []
+
+    @property
+    def state(self) -> CircuitState:
+        """As `EventBus.state`; `closed`, which is the good one, before the first use in this process."""
+        bus = self._buses.get(self._portal.generation)
+        return CircuitState.CLOSED if bus is None else bus.state
 
     def publish_event(self, event: M, channel_key: Key) -> Published:
         """Publish an event; never raises (a key with `*` is a failure too)."""

@@ -38,7 +38,10 @@ def encode_part(part: str) -> str:
         raise ChannelError(f"a key part has 1 to {MAX_PART_CHARS} characters, not {len(part)}")
     if "*" in part:
         raise ChannelError("a `*` cannot stand in a published key", part=part)
-    return quote(part, safe=_SAFE)
+    try:
+        return quote(part, safe=_SAFE)
+    except UnicodeEncodeError:
+        raise ChannelError("a key part with a lone surrogate cannot be written", part=repr(part)) from None
 
 
 def decode_part(part: str) -> str:
@@ -47,10 +50,17 @@ def decode_part(part: str) -> str:
 
 
 def encode_pattern_part(part: str) -> str:
-    """Like `encode_part`, but `*` stays a wildcard that matches within this level."""
+    """Like `encode_part`, but `*` stays a wildcard that matches within this level.
+
+    Raises:
+        ChannelError: empty, or longer than 200 characters.
+    """
     if not part or len(part) > MAX_PART_CHARS:
         raise ChannelError(f"a key part has 1 to {MAX_PART_CHARS} characters, not {len(part)}")
-    return "*".join(quote(piece, safe=_SAFE) for piece in part.split("*"))
+    try:
+        return "*".join(quote(piece, safe=_SAFE) for piece in part.split("*"))
+    except UnicodeEncodeError:
+        raise ChannelError("a key part with a lone surrogate cannot be written", part=repr(part)) from None
 
 
 @lru_cache(maxsize=8192)
@@ -100,23 +110,29 @@ def _levels(key: str | tuple[str, ...]) -> Iterable[str]:
 
 
 def execution_channel(user_id: str, graph_id: str, graph_exec_id: str) -> str:
-    """The channel on which all events of one execution are published."""
+    """The channel on which all events of one execution are published.
+
+    Raises ChannelError as `encode_part`.
+    """
     return f"{EXECUTION_BUS}/{encode_part(user_id)}/{encode_part(graph_id)}/{encode_part(graph_exec_id)}"
 
 
 def execution_pattern(user_id: str, graph_id: str = "*", graph_exec_id: str = "*") -> str:
-    """The channel or pattern for listening to executions; missing levels match everything."""
+    """The channel or pattern for listening to executions; missing levels match everything.
+
+    Raises ChannelError as `encode_pattern_part`.
+    """
     levels = (encode_pattern_part(part) for part in (user_id, graph_id, graph_exec_id))
     return f"{EXECUTION_BUS}/{'/'.join(levels)}"
 
 
 def job_channel(job_id: str) -> str:
-    """The channel on which the events of one job are published."""
+    """The channel on which the events of one job are published. Raises ChannelError as `encode_part`."""
     return f"{JOB_BUS}/{encode_part(job_id)}"
 
 
 def notification_channel(user_id: str) -> str:
-    """The channel of one user's notifications."""
+    """The channel of one user's notifications. Raises ChannelError as `encode_part`."""
     return f"{NOTIFICATION_BUS}/{encode_part(user_id)}"
 
 
@@ -126,23 +142,37 @@ def probe_channel(identity: str) -> str:
 
 
 def execution_tape(graph_exec_id: str) -> str:
-    """The tape of one execution."""
+    """The tape of one execution. Raises ChannelError as `encode_part`."""
     return f"execution_events:{encode_part(graph_exec_id)}"
 
 
 def graph_tape(graph_id: str) -> str:
-    """The tape of a graph: the graph events of all its executions."""
+    """The tape of a graph: the graph events of all its executions. Raises ChannelError as `encode_part`."""
     return f"graph_events:{encode_part(graph_id)}"
 
 
 def job_tape(job_id: str) -> str:
-    """The tape of one job (the stream name of the seed's publisher)."""
+    """The tape of one job (the stream name of the seed's publisher).
+
+    Raises ChannelError as `encode_part`.
+    """
     return f"job_events:{encode_part(job_id)}"
 
 
 def bus_tape(channel: str) -> str:
     """The tape of a channel whose bus is durable: the channel itself is the id."""
     return f"bus_events:{quote(channel, safe=_SAFE)}"
+
+
+def check_owner(owner: str | None) -> str | None:
+    """The user id that a tape is to belong to; None: to nobody.
+
+    Raises:
+        ChannelError: empty, or `*`: no user has such an id, and it would be a mistake to let it own anything.
+    """
+    if owner in ("", "*"):
+        raise ChannelError("this cannot be the id of an owner", owner=owner)
+    return owner
 
 
 def split_tape(tape: str) -> tuple[str, str]:

@@ -9,9 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, time
+from enum import Enum
 from functools import partial
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args, get_origin
+from math import isfinite
+from types import UnionType
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -33,8 +50,9 @@ _OUR_TAIL: Final = re.compile(
     rb'(?:,"traceparent":"([0-9a-f-]{1,100})")?}'
 )
 # The same for live-only events: the trace alone, always as long as this.
-_TRACE_TAIL: Final = re.compile(rb'},"traceparent":"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"}')
+_TRACE_MARK: Final = b'},"traceparent":"'
 _TRACE_TAIL_BYTES: Final = len(b'},"traceparent":""}') + 55
+_TRACE_MARK_END: Final = len(_TRACE_MARK) - _TRACE_TAIL_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +95,20 @@ class Envelope:
 
 
 def live_payload(data: bytes) -> bytes | None:
-    """The payload of what `live_message` made; None for everything else (which may be an envelope all the same)."""
-    if data.startswith(_PREFIX_OPEN) and _TRACE_TAIL.fullmatch(data, max(0, len(data) - _TRACE_TAIL_BYTES)):
+    """The payload of what `live_message` made; None for everything else (which may be an envelope all the same).
+
+    By the look of the bytes: a quote inside a JSON string is escaped, so the mark can only be structure. Of another
+    envelope that ends alike it takes too much, which is then no JSON.
+    """
+    if data[-_TRACE_TAIL_BYTES:_TRACE_MARK_END] == _TRACE_MARK and data.startswith(_PREFIX_OPEN):
         return data[len(_PREFIX) : 1 - _TRACE_TAIL_BYTES]
+    return None
+
+
+def plain_payload(data: bytes) -> bytes | None:
+    """The payload of an envelope that has nothing else, as plain publishers write it; with the reserve above."""
+    if data.startswith(_PREFIX_OPEN) and data.endswith(b"}}"):
+        return data[len(_PREFIX) : -1]
     return None
 
 
@@ -296,6 +325,7 @@ class JsonCodec(Generic[M]):
             if not isinstance(event, BaseModel):
                 raise
             payload, lossy = encode_payload(event, as_any=as_any)
+            _check_values(event, payload, type(event).model_validate_json)
         else:
             lossy = False
         if event_type is None:
@@ -335,6 +365,7 @@ class JsonCodec(Generic[M]):
             payload = payload[len(b'{"_":') : -1]
         if not payload.startswith(b"{"):
             raise CodecError("an event is a JSON object")
+        _check_values(event, payload, self._adapter.validate_json)
         return Encoded(payload, event_type_of(payload), lossy)
 
 
@@ -343,12 +374,17 @@ _Writer: TypeAlias = tuple[Callable[[Any], bytes], str | None, bool]
 
 
 def _writer(model: type[BaseModel]) -> _Writer:
-    write = model.__pydantic_serializer__.to_json
+    plain_write = model.__pydantic_serializer__.to_json
     as_any = _holds_models(model)
+    write: Callable[[Any], bytes] = partial(plain_write, serialize_as_any=True) if as_any else plain_write
     field = model.model_fields.get("event_type")
     names = get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+    # What holds only texts, whole numbers and the like can be neither too deep nor without a number: no look at it.
+    is_plain = model.model_config.get("extra") != "allow"
+    if not is_plain or not all(_is_plain(field.annotation) for field in model.model_fields.values()):
+        write = partial(_write_checked, write)
     return (
-        partial(write, serialize_as_any=True) if as_any else write,
+        write,
         _name(names[0]) if len(names) == 1 else None,
         as_any,
     )
@@ -372,3 +408,83 @@ def _mentions_model(annotation: object) -> bool:
     if hasattr(annotation, "__value__"):  # a named alias
         return _mentions_model(annotation.__value__)
     return any(_mentions_model(part) for part in get_args(annotation))
+
+
+_PLAIN: Final = (str, int, Enum, date, time, UUID, type(None))
+
+
+def _is_plain(annotation: object) -> bool:
+    """Whether such a value has no floating point number and nothing inside it."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return issubclass(annotation, _PLAIN)
+    if get_origin(annotation) is Literal:
+        return True
+    if get_origin(annotation) in {Union, UnionType}:
+        return all(_is_plain(part) for part in get_args(annotation))
+    return False
+
+
+def _write_checked(write: Callable[[Any], bytes], event: Any) -> bytes:
+    payload = write(event)
+    # Only what has a null or is long is looked at: a NaN is written as null unless the model says otherwise.
+    if b"null" in payload or len(payload) > _DEEP_BYTES:
+        _check_values(event, payload, type(event).model_validate_json)
+    return payload
+
+
+def _check_values(event: object, payload: bytes, read: Callable[[bytes], object]) -> None:
+    """Refuses what would be published and read by nobody.
+
+    Raises:
+        CodecError: a number that JSON does not have became a null that the model does not take, or more levels than a
+            parser takes.
+    """
+    if b"null" in payload and _finds_no_number([event]):
+        try:
+            read(payload)  # what the model takes (a field of any kind, one that may be None) is its affair
+        except ValidationError:
+            raise CodecError("this event cannot be written as JSON: it has no NaN and no infinity") from None
+    if len(payload) > _DEEP_BYTES and _is_deep(payload):
+        raise CodecError("this event cannot be written as JSON: nested more than 200 levels deep")
+
+
+_DEEP_BYTES: Final = 398
+"""Shorter than 200 brackets and their counterparts."""
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def _is_deep(payload: bytes) -> bool:
+    # Level by level from the inside, on the brackets alone: a small part of the cost of a parser, which has the last
+    # word because brackets also stand in texts.
+    brackets = payload.translate(None, _NO_BRACKETS)
+    for _ in range(198):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not fewer:
+            return False
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    try:
+        from_json(_PREFIX + payload + b"}")
+    except ValueError as error:
+        return "recursion limit" in str(error)
+    return False
+
+
+def _finds_no_number(left: list[object]) -> bool:
+    """Whether there is a NaN or an infinity."""
+    while left:
+        item = left.pop()
+        if isinstance(item, float):
+            if not isfinite(item):
+                return True
+        elif isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, list | tuple | set | frozenset):
+            left.extend(item)
+        elif isinstance(item, BaseModel):
+            left.extend(item.__dict__.values())
+            left.extend((item.__pydantic_extra__ or {}).values())
+        elif is_dataclass(item) and not isinstance(item, type):
+            left.extend(getattr(item, field.name) for field in fields(item))
+    return False

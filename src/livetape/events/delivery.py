@@ -40,9 +40,10 @@ class CircuitState(StrEnum):
 class DeliveryPolicy:
     """What happens while the bus is away. Times are seconds.
 
-    After `attempts` failed tries in a row the circuit opens. Until then publishers wait; the pauses between the tries
-    double from `first_delay_s` to `longest_delay_s`, with jitter. While it is open, publishers are answered at once and
-    one event tries the bus after `open_s`, twice as long after each failure, up to `longest_open_s`.
+    After `attempts` failed tries in a row the circuit opens. Until then publishers wait, but not longer than `wait_s`:
+    when that is over it opens too. The pauses between the tries double from `first_delay_s` to `longest_delay_s`, with
+    jitter. While it is open, publishers are answered at once and one event tries the bus after `open_s`, twice as long
+    after each failure, up to `longest_open_s`.
 
     Meanwhile up to `buffer_events` events of `buffer_bytes` together wait in this process, in order; what finds no room
     is refused. What has waited `max_age_s` is dropped. `close_s` bounds the last flush.
@@ -52,7 +53,8 @@ class DeliveryPolicy:
     first_delay_s: float = 0.05
     longest_delay_s: float = 1.0
     open_s: float = 1.0
-    longest_open_s: float = 15.0
+    longest_open_s: float = 1.0
+    wait_s: float = 2.0
     buffer_events: int = 1000
     buffer_bytes: int = 16 * 1024 * 1024
     max_age_s: float = 300.0
@@ -147,17 +149,31 @@ class Delivery:
         self._note(error)
         if self.state is CircuitState.OPEN:
             return self._keep(item)
-        item.waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        item.waiter = waiter
         self._enqueue(item)
         try:
-            return await item.waiter
+            done, _ = await asyncio.wait({waiter}, timeout=self._policy.wait_s)
         except asyncio.CancelledError:
             self._withdraw(item)
             raise
+        if not done:
+            self._open(self._error)  # which answers everybody who waits
+            self._answer(item, Published(error=self._error))  # unless it had been taken out
+        return waiter.result()
 
     def store(self, item: Outgoing, error: LivetapeError | None) -> Published:
         """`rescue` for one who does not wait."""
         self._note(error)
+        return self._keep(item)
+
+    def give_up(self, item: Outgoing, error: LivetapeError) -> Published:
+        """`rescue` for one whose direct try took so long that nobody else shall wait: the circuit opens."""
+        self._note(error)
+        if self.state is CircuitState.CLOSED:
+            self._failures = max(self._failures, self._policy.attempts)
+            self._open(error)
+            self._start()
         return self._keep(item)
 
     async def flush(self, timeout: float | None = None) -> int:
@@ -301,23 +317,35 @@ class Delivery:
         self._failures += 1
         if self._failures < self._policy.attempts and self.state is CircuitState.CLOSED:
             return
+        self._open(error)
+
+    def _open(self, error: LivetapeError) -> None:
+        """Everybody who waits is answered: what has room stays, the rest is given up."""
         self._become(CircuitState.OPEN)
-        count, size = 0, 0
-        for item in tuple(self._waiting):
-            if count < self._policy.buffer_events and size + item.size <= self._policy.buffer_bytes:
-                count += 1
+        kept: list[Outgoing] = []
+        size = 0
+        lost: list[Outgoing] = []
+        for item in self._waiting:
+            if len(kept) < self._policy.buffer_events and size + item.size <= self._policy.buffer_bytes:
+                kept.append(item)
                 size += item.size
-                self._answer(item, Published(buffered=True, error=error))
             else:
-                self._withdraw(item)
-                self.drop(item, "overflow" if self._policy.buffer_events else "unavailable", error)
+                lost.append(item)
+        self._waiting, self._bytes = kept, size
+        for item in kept:
+            self._answer(item, Published(buffered=True, error=error))
+        for item in lost:
+            self.drop(item, "overflow" if self._policy.buffer_events else "unavailable", error)
 
     def _expire(self) -> None:
         oldest = self._clock.monotonic() - self._policy.max_age_s
-        for item in tuple(self._waiting):
-            if item.since < oldest:
-                self._withdraw(item)
-                self.drop(item, "expired", self._error)
+        expired = [item for item in self._waiting if item.since < oldest]
+        if not expired:
+            return
+        self._waiting = [item for item in self._waiting if item.since >= oldest]
+        for item in expired:
+            self._bytes -= item.size
+            self.drop(item, "expired", self._error)
 
     def _become(self, state: CircuitState) -> None:
         if state is not self.state and CircuitState.HALF_OPEN not in (state, self.state):

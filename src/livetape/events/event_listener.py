@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from enum import StrEnum
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
-from livetape.errors import CodecError, DecryptionError
+from livetape.errors import BusError, ClosedError, CodecError, DecryptionError, LogError
+from livetape.events.backoff import Backoff
 from livetape.events.bus import BusMessage, Subscription
-from livetape.events.codec import Codec, event_type_of, live_payload, split
+from livetape.events.codec import Codec, event_type_of, live_payload, plain_payload, split
 from livetape.events.event import CommunicationErrorEvent
+from livetape.events.listener import Sleep
 from livetape.events.log import Position
 from livetape.events.recovery import Gap
 from livetape.events.tape_event import TapeEvent
@@ -21,14 +23,16 @@ from livetape.observability import Metrics, get_logger
 logger = get_logger(__name__)
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 _TOO_LARGE: Final = b'{"event_type":"error_comms_update"'
 
 
 class ListenerState(StrEnum):
-    """`new`: nothing is subscribed yet. `listening`. `closed`: it yields nothing more."""
+    """`new`: nothing is subscribed yet. `connecting`: it tries to. `listening`. `closed`: it yields nothing more."""
 
     NEW = "new"
+    CONNECTING = "connecting"
     LISTENING = "listening"
     CLOSED = "closed"
 
@@ -50,8 +54,10 @@ class OpenFeed(Protocol):
 class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M]):
     """An independent listener: an async iterator, and a context manager that closes it.
 
-    It is subscribed once `async with` has entered, `ready` has returned or the first `anext` has begun to wait. One
-    task iterates over it; any task of the event loop may close it. A listener that is forgotten is closed.
+    It is subscribed once `async with` has entered, `ready` has returned or the first `anext` has begun to wait. While
+    the server is away those two raise within the adapter's bound; `anext` tries for ever, and when it had to, tells a
+    gap first. One task iterates over it; any task of the event loop may close it. A listener that is forgotten is
+    closed.
 
     What cannot be decoded is counted in `skipped`, logged once per kind and left out; only a `DecryptionError` is
     raised, and the iteration can go on after it. In place of an event that was too large for the bus comes a
@@ -68,6 +74,7 @@ class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M
         skip_types: frozenset[str] = frozenset(),
         on_gap: Callable[[str], None] | None = None,
         metrics: Metrics,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.state = ListenerState.NEW
         self.gaps = 0
@@ -82,10 +89,13 @@ class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M
         self._skip_types = skip_types
         self._on_gap = on_gap
         self._metrics = metrics
+        self._sleep = sleep
         self._feed: Feed | None = None
         self._arriving: AsyncIterator[BusMessage | TapeEvent | Gap] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = asyncio.Lock()
+        self._under_way: set[asyncio.Timeout] = set()
+        """What `close` interrupts: opening the feed, or waiting to try again."""
         self._kinds: Counter[str] = Counter()
 
     async def ready(self) -> Self:
@@ -95,27 +105,35 @@ class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M
             BusError, LogError: it cannot be listened to now.
             ClosedError: the bus is closed.
         """
-        async with self._opening:
-            if self.state is ListenerState.NEW:
-                feed = await self._open_feed()
-                self._feed, self._arriving = feed, aiter(feed)
-                self._loop = asyncio.get_running_loop()
-                self.state = ListenerState.LISTENING
+        if self.state is ListenerState.NEW:
+            self.state = ListenerState.CONNECTING
+        try:
+            await self._open()
+        except BaseException:
+            if self.state is ListenerState.CONNECTING:
+                self.state = ListenerState.NEW
+            raise
         return self
 
     async def __anext__(self) -> M | CommunicationErrorEvent:
         if self._arriving is None:
-            await self.ready()
+            await self._open_at_last()
         while self._arriving is not None:
             try:
                 arrived = await anext(self._arriving)
             except StopAsyncIteration:
                 await self.close()
                 break
-            if isinstance(arrived, Gap) or (isinstance(arrived, BusMessage) and arrived.gap):
-                self._gap(self._pattern if isinstance(arrived, Gap) else arrived.channel)
+            if isinstance(arrived, BusMessage):
+                if arrived.gap:
+                    self._gap(arrived.channel)
+                    continue
+                event = self._live(arrived)
+            elif isinstance(arrived, Gap):
+                self._gap(self._pattern)
                 continue
-            event = self._live(arrived) if isinstance(arrived, BusMessage) else self._of_tape(arrived)
+            else:
+                event = self._of_tape(arrived)
             if event is not None:
                 return event
         raise StopAsyncIteration
@@ -123,6 +141,8 @@ class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M
     async def close(self) -> None:
         """End the iteration. Idempotent."""
         self.state = ListenerState.CLOSED
+        while self._under_way:
+            self._under_way.pop().reschedule(0)
         feed, self._feed, self._arriving = self._feed, None, None
         if feed is not None:
             await feed.close()
@@ -161,22 +181,80 @@ class EventListener(AsyncGenerator[M | CommunicationErrorEvent, None], Generic[M
         if feed is not None and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_close_later, feed)
 
+    # ---- opening ---------------------------------------------------------------------------------------------------
+
+    def _is_closed(self) -> bool:
+        return self.state is ListenerState.CLOSED
+
+    async def _open(self) -> None:
+        """Try once. Returns without a feed when it has been closed."""
+        async with self._opening:
+            if self._feed is not None or self._is_closed():
+                return
+            feed = await self._until_closed(self._open_feed())
+            if feed is None:
+                return
+            if self._is_closed():  # closed while the feed opened, too late to interrupt it
+                await feed.close()
+                return
+            self._feed, self._arriving = feed, aiter(feed)
+            self._loop = asyncio.get_running_loop()
+            self.state = ListenerState.LISTENING
+
+    async def _open_at_last(self) -> None:
+        """Try until it succeeds or is closed."""
+        backoff = Backoff()
+        while self.state not in (ListenerState.LISTENING, ListenerState.CLOSED):
+            self.state = ListenerState.CONNECTING
+            try:
+                await self._open()
+            except (BusError, LogError) as error:
+                if not error.retryable:
+                    self.state = ListenerState.NEW
+                    raise
+                wait_s = backoff.next()
+                if backoff.tries == 1:
+                    logger.warning(
+                        "%s cannot be listened to yet, and is tried for ever: %s",
+                        self._pattern,
+                        error,
+                        extra={"action": "listen_failed", "channel": self._pattern},
+                    )
+                await self._until_closed(self._sleep(wait_s))
+        if backoff.tries and self.state is ListenerState.LISTENING:
+            self._gap(self._pattern)  # what was published since the first try
+
+    async def _until_closed(self, work: Awaitable[T]) -> T | None:
+        """What this gives; None when the listener was closed first. In this task: nothing waits for a turn."""
+        try:
+            async with asyncio.timeout(None) as end:
+                self._under_way.add(end)
+                try:
+                    return await work
+                finally:
+                    self._under_way.discard(end)
+        except (TimeoutError, ClosedError):
+            if self._is_closed():
+                return None
+            raise
+
     # ---- one message -----------------------------------------------------------------------------------------------
 
     def _live(self, message: BusMessage) -> M | CommunicationErrorEvent | None:
-        payload = live_payload(message.data)
+        channel, data, _ = message
+        payload = live_payload(data) or plain_payload(data)
         self.position = None
         if payload is None:
             try:
-                envelope = split(message.data)
+                envelope = split(data)
             except CodecError as error:
-                self._skip("envelope", message.channel, error)
+                self._skip("envelope", channel, error)
                 return None
             payload = envelope.payload
             if envelope.offset is not None and envelope.epoch is not None:
                 self.position = Position(envelope.epoch, envelope.offset)
-        self.channel = message.channel
-        return self._decode(payload, message.channel, message.data)
+        self.channel = channel
+        return self._decode(payload, channel, data)
 
     def _of_tape(self, event: TapeEvent) -> M | CommunicationErrorEvent | None:
         self.position = None

@@ -12,12 +12,13 @@ from livetape.errors import LogUnavailableError, PositionLostError
 from livetape.events.backoff import Backoff
 from livetape.events.bus import Bus
 from livetape.events.channel import is_pattern
+from livetape.events.lag import Lag
 from livetape.events.listener import Listener, Sleep
 from livetape.events.log import EventLog, Position, Tape
 from livetape.events.pace import Pace
 from livetape.events.recovery import REPLACEMENT, Gap, Item, Tail, from_log, merge, skip_hole
 from livetape.events.tape_event import TapeEvent
-from livetape.observability import get_logger
+from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -56,6 +57,7 @@ async def follow(
     until_final: bool = False,
     options: FollowOptions = DEFAULT_OPTIONS,
     sleep: Sleep = asyncio.sleep,
+    metrics: Metrics | None = None,
 ) -> AsyncGenerator[Item, None]:
     """The events of a tape after a position, then live, for ever; with `until_final` the last event ends it.
 
@@ -65,6 +67,9 @@ async def follow(
     After a position every event comes once, in order; where that cannot be, a `Gap` says so first: its numbers when
     the events were trimmed, `last=None` when the tape was lost and born again, after which the new epoch follows from
     its beginning. On a mixed tape a hole cannot be seen: `Gap(None, None, …)` says that events may have been trimmed.
+    The same stands where the log has lost its end (restored from a copy, say) and now ends before the position; then
+    come the events after its present end. The log is believed, not the bus: a live event that does not join on and is
+    not in the log is dropped.
 
     It waits for a log or bus that is away, as long as it takes. Memory is bounded by `options`. When the generator is
     closed or cancelled its subscription and its tasks have ended.
@@ -74,7 +79,7 @@ async def follow(
     """
     tail = Tail(options.tail_events, options.tail_bytes)
     listener = Listener(bus, channel, tail, of_graph=is_pattern(channel), sleep=sleep)
-    cursor = _Cursor(log, tape, listener, after, options, sleep, is_endless=is_pattern(channel))
+    cursor = _Cursor(log, tape, listener, after, options, sleep, Lag(metrics, tape), is_endless=is_pattern(channel))
     tasks = [asyncio.create_task(listener.run()), asyncio.create_task(cursor.sweep())]
     for task in tasks:
         task.add_done_callback(lambda _: listener.changed.set())
@@ -89,6 +94,7 @@ async def follow(
                     return
             if cursor.reading or listener.stale:
                 continue
+            cursor.lag.level()
             if until_final and cursor.final:
                 return
             await listener.changed.wait()
@@ -109,6 +115,7 @@ class _Cursor:
     start: Start
     options: FollowOptions
     sleep: Sleep
+    lag: Lag
     is_endless: bool
     position: Position = field(default=Position("", 0))
     """What has been yielded. An empty epoch: there was no tape yet."""
@@ -119,6 +126,8 @@ class _Cursor:
     """The end of a tape whose last event has been written is reached."""
     mixed: bool = False
     there: bool = False
+    dropped: int = 0
+    """Live events that were not in the log."""
     pace: Pace = field(init=False)
     unavailable: Backoff = field(default_factory=Backoff)
     missing: Backoff = field(default_factory=lambda: Backoff(first=0.02))
@@ -143,7 +152,7 @@ class _Cursor:
 
     async def step(self) -> Sequence[Item]:
         """What comes next, as far as it is known without waiting for news; perhaps nothing."""
-        if not self.reading and not self.listener.stale:
+        if not self.reading and not self.listener.stale and not self._is_doubtful():
             return self._join(())
         self.reading = True
         self.listener.stale = False
@@ -167,11 +176,17 @@ class _Cursor:
         self._begin(tape)
         if tape is None:
             return await self._settle(self._join(()), is_level=True)
-        if self.position.epoch == "":
+        was_unknown = self.position.epoch == ""
+        if was_unknown:
             self.position = Position(tape.epoch, self.position.offset)
         if self.position.epoch != tape.epoch:
             return await self._old_epoch(tape)
         self.mixed = tape.mixed
+        if not self.mixed:  # there offsets count nothing
+            self.lag.look(tape.offset - self.position.offset)
+        if self.position.offset > tape.offset:
+            # Of a tape that was not there yet when the position was given, nothing has been seen.
+            return [self._go_back(tape.first_offset - 1 if was_unknown else tape.offset)]
         if self.mixed and self.position.offset and tape.first_offset > self.position.offset + 1:
             return [self._lose_until(tape.first_offset - 1)]
         read: list[TapeEvent] = []
@@ -184,6 +199,19 @@ class _Cursor:
         if is_level and not self.listener.stale:
             self.final = tape.final
         return await self._settle(items, is_level=is_level, newest=tape.offset)
+
+    def _is_doubtful(self) -> bool:
+        """Whether an event came that had been here: twice, or because the log counts again from where it was before."""
+        reached = self.position
+        return any(e.epoch == reached.epoch and (e.offset or 0) <= reached.offset for e in self.listener.tail)
+
+    def _go_back(self, offset: int) -> Gap:
+        """The log ends before what has been seen of it: it has lost its end. What is live beyond that is lost too."""
+        logger.warning("a tape has lost its end", extra={"action": "lost_end", "tape": self.tape, "offset": offset})
+        self.position = Position(self.position.epoch, offset)
+        self.listener.tail.clear()
+        self.final = False
+        return Gap(None, None, self.position.epoch)
 
     def _begin(self, tape: Tape | None) -> None:
         if not self.begun:
@@ -200,7 +228,7 @@ class _Cursor:
 
     async def _entries(self, epoch: str) -> list[TapeEvent]:
         entries = await self.log.read(self.tape, self.position.offset, limit=self.pace.limit, epoch=epoch)
-        events = [from_log(entry, epoch, is_endless=self.is_endless) for entry in entries]
+        events = [from_log(entry, epoch, is_endless=self.is_endless, mixed=self.mixed) for entry in entries]
         self.pace.saw(events)
         return events
 
@@ -257,9 +285,12 @@ class _Cursor:
         return self._give_up(newest)
 
     def _give_up(self, newest: int) -> Sequence[Item]:
-        """The log cannot give what was announced: tell it, and go on with what came live."""
-        # Of two epochs the log's is the right one, if it has any.
-        tail = [event for event in self.listener.tail if not self.there or event.epoch == self.position.epoch]
+        """The log cannot give what was announced: tell it. Without a log, go on with what came live."""
+        tail = list(self.listener.tail)
+        if self.there:
+            # It is written first: what it has not, nobody wrote. Of two epochs the log's is the right one.
+            tail = [e for e in tail if e.epoch == self.position.epoch and (e.offset or 0) <= newest]
+            self._doubt(len(self.listener.tail) - len(tail))
         self.listener.tail.clear()
         self.reading = False
         if self.position.epoch == "" and tail and tail[0].offset == 1:
@@ -274,6 +305,15 @@ class _Cursor:
         if items:
             logger.warning("events are gone", extra={"action": "gap", "tape": self.tape})
         return items
+
+    def _doubt(self, count: int) -> None:
+        if count:
+            self.dropped += count
+            logger.warning(
+                "live events were dropped that the log does not have",
+                extra={"action": "not_in_log", "tape": self.tape, "count": count, "dropped": self.dropped},
+            )
+            self.listener.stale = True  # the tail may have refused others because of them
 
     def _lose_until(self, last: int) -> Gap:
         first = self.position.offset + 1

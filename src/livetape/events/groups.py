@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from livetape.errors import ChannelError
 from livetape.events.log import MAX_READ, Entry
+
+MAX_NAME_CHARS: Final = 200
 
 
 class Delivered(NamedTuple):
@@ -28,7 +31,9 @@ class Pending(NamedTuple):
 class ConsumerGroups(ABC):
     """Work shared among the consumers of a group: at least once, in order of hand-over. Groups outlive the process.
 
-    Names of groups and consumers are 1 to 200 characters. Safe for concurrent use by tasks of one event loop.
+    Names of groups and consumers are 1 to 200 characters, any that Unicode has; every method raises ChannelError for
+    others, whether or not there is such a group (see `check_names`). Safe for concurrent use by tasks of one event
+    loop.
     """
 
     @abstractmethod
@@ -73,3 +78,18 @@ class ConsumerGroups(ABC):
     @abstractmethod
     async def drop(self, tape: str, group: str) -> bool:
         """Forget the group; False when there was none."""
+
+
+def check_names(*names: str) -> None:
+    """What every adapter asks of the names of groups and consumers that it is given.
+
+    Raises:
+        ChannelError: empty, longer than 200 characters, or with half a character (a lone surrogate).
+    """
+    for name in names:
+        if not 1 <= len(name) <= MAX_NAME_CHARS:
+            raise ChannelError(f"the name of a group or consumer has 1 to {MAX_NAME_CHARS} characters, not {len(name)}")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ChannelError("the name of a group or consumer has half a character", name=ascii(name)) from None

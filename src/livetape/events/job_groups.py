@@ -22,6 +22,9 @@ class JobGroup:
     """A consumer group on the events of one job (see `livetape.events.groups`), decoded.
 
     Each event goes to one consumer and is pending until it acknowledges it: at least once.
+
+    Every method raises ChannelError for a name of a group or consumer that cannot be used, and LogUnavailableError when
+    the log cannot be reached; `take`, `claim` and `consume` raise NotFoundError when there is no such group.
     """
 
     def __init__(self, groups: ConsumerGroups, log: EventLog, job_id: str, name: str) -> None:

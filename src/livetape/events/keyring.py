@@ -77,7 +77,11 @@ class KeyRing:
 
     @staticmethod
     def generate(kid: str) -> str:
-        """A new random key as `name:base64`, one line of what `parse` reads. Keep it secret."""
+        """A new random key as `name:base64`, one line of what `parse` reads. Keep it secret.
+
+        Raises:
+            ConfigError: not a name for a key.
+        """
         if not _KEY_ID.fullmatch(kid):
             raise ConfigError("the name of a key has 1 to 64 letters, digits and ._-", kid=kid[:100])
         return f"{kid}:{base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()}"

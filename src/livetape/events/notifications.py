@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
@@ -14,6 +14,11 @@ class NotificationPayload(BaseModel):
 
     type: str
     event: str
+
+    if TYPE_CHECKING:
+        # Fields beyond the declared ones, for type checkers without Pydantic's plugin.
+        def __init__(self, *, type: str, event: str, **more: Any) -> None: ...  # noqa: A002 - the field's name
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class OnboardingNotificationPayload(NotificationPayload):

@@ -16,6 +16,7 @@ from livetape.events.bus import Bus
 from livetape.events.groups import ConsumerGroups
 from livetape.events.log import EventLog
 from livetape.events.recorder import Recorder
+from livetape.events.tape_retention import TapeRetention
 from livetape.observability import Metrics, NoMetrics
 
 REDIS: Final = "livetape.adapters.redis.open:from_url"
@@ -63,7 +64,7 @@ class Backend:
         await self.close()
 
 
-def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
+def open_backend(url: str, *, metrics: Metrics | None = None, retention: TapeRetention | None = None) -> Backend:
     """The adapter that the URL's scheme names. Connects nothing yet; use and close it in one event loop.
 
     | URL | what it is |
@@ -73,6 +74,10 @@ def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
     | `redis://user:password@host:6379/0`, `rediss://…` (TLS), `unix:///path?db=0` | one Redis or Valkey |
     | `redis+sentinel://user:password@host:26379,host2:26379/service/0` | the master that the Sentinels name |
     | `redis+cluster://host:6379,host2:6379` | a Redis Cluster |
+
+    `retention` is what Redis forgets by itself from each append on; everybody who appends to a tape should say the
+    same. Nothing is forgotten by appending to the others, where it has no effect: there `livetape.events.Retention`
+    trims.
 
     Raises:
         ConfigError: an unknown scheme, an unusable URL, or a driver that is not installed (says what to install).
@@ -89,19 +94,30 @@ def open_backend(url: str, *, metrics: Metrics | None = None) -> Backend:
         backend = _call(opener, url, metrics, bus=process.bus)
         backend.on_close[:0] = process.on_close
         return backend
+    if opener == REDIS:
+        return _call(opener, url, metrics, retention=retention)
     return _call(opener, url, metrics)
 
 
-def open_client(client: object, *, metrics: Metrics | None = None) -> Backend:
+def check_url(url: str) -> None:
+    """Whether `open_backend` would take this URL. Nothing is opened or connected.
+
+    Raises:
+        ConfigError: as `open_backend`.
+    """
+    open_backend(url)  # which makes objects and connects nothing
+
+
+def open_client(client: object, *, metrics: Metrics | None = None, retention: TapeRetention | None = None) -> Backend:
     """The Redis adapter on a client of redis-py: `redis.asyncio.Redis` or `redis.Redis`, on Sentinel or a cluster too.
 
     Commands go through an asynchronous client itself, so that its pool and its life stay the caller's; what listens
-    makes connections of its own with the client's settings. The client is not closed.
+    makes connections of its own with the client's settings. The client is not closed. `retention`: see `open_backend`.
 
     Raises:
         ConfigError: not such a client.
     """
-    return _call(_FROM_CLIENT, client, metrics)
+    return _call(_FROM_CLIENT, client, metrics, retention=retention)
 
 
 def _call(opener: str, source: object, metrics: Metrics | None, **more: object) -> Backend:

@@ -6,6 +6,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from livetape.errors import CodecError
 from livetape.events.codec import Codec, Encoded, Envelope, live_message, too_large_payload
 from livetape.events.executions import ExecutionEventType
 from livetape.events.recorder import Live
@@ -52,8 +53,23 @@ class Packer(Generic[M]):
         if cut is not None:
             trace = self._trace(len(cut.payload), room)
             return Packed(whole, Live(cut.payload, cut.event_type, whole.lossy or cut.lossy, trace), False)
-        notice = too_large_payload(len(whole.payload) + WRAPPER_BYTES, self._limit)
-        return Packed(whole, Live(notice, ExecutionEventType.ERROR_COMMS_UPDATE.value), True)
+        return Packed(whole, self._notice(len(whole.payload)), True)
+
+    def live_copy(self, whole: Encoded, channel: str, *, beside: int) -> Live:
+        """How the copy on the bus differs of an event whose JSON is there already and stands on a tape.
+
+        `beside`: so many bytes stand in the message beside the payload and its wrapper.
+        """
+        room = self._limit - WRAPPER_BYTES - beside
+        if len(whole.payload) <= room:
+            return Live(lossy=whole.lossy)
+        try:
+            cut = self._shortened(self._codec.decode(whole.payload, channel), channel, len(whole.payload), room)
+        except CodecError:  # not an event of this codec: nothing is known of what may be cut
+            cut = None
+        if cut is not None:
+            return Live(cut.payload, cut.event_type, whole.lossy or cut.lossy)
+        return self._notice(len(whole.payload))
 
     def message(self, packed: Packed) -> bytes:
         """The bytes for the bus of an event that is on no tape."""
@@ -63,6 +79,11 @@ class Packer(Generic[M]):
         return Envelope(
             payload, packed.whole.event_type, lossy=packed.live.lossy, traceparent=packed.live.traceparent
         ).encode()
+
+    def _notice(self, size: int) -> Live:
+        """What stands in for an event whose JSON has so many bytes."""
+        notice = too_large_payload(size + WRAPPER_BYTES, self._limit)
+        return Live(notice, ExecutionEventType.ERROR_COMMS_UPDATE.value)
 
     def _trace(self, size: int, room: int) -> str | None:
         """What is optional never makes an event too large."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from livetape.errors import ClosedError, ConfigError
 from livetape.events.bus import Bus
 from livetape.events.log import EventLog
-from livetape.events.open import Backend, open_backend, open_client
+from livetape.events.open import Backend, check_url, open_backend, open_client
 from livetape.events.recorder import LogRecorder, Recorder
 from livetape.observability import Metrics
 
@@ -24,7 +24,7 @@ class Source:
     """Exactly one of a URL, a client of redis-py, a backend or a bus.
 
     Raises:
-        ConfigError: none or several of them, or a bus alone for durable events.
+        ConfigError: none or several of them, an unusable URL, or a bus alone for durable events.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Source:
             )
         if durable and bus is not None:
             raise ConfigError("a durable event bus needs a log too", fix="give url= or backend=")
+        if url is not None:
+            check_url(url)
         self._url = url
         self._client = client
         self._given = Backend(bus) if bus is not None else backend
@@ -81,7 +83,7 @@ class Source:
                 raise ConfigError(
                     "this adapter keeps nothing", fix="durable=False, or a URL with a log (redis, sqlite)"
                 )
-            recorder = backend.recorder or LogRecorder(backend.log, backend.bus)
+            recorder = backend.recorder or LogRecorder(backend.log, backend.bus, metrics=self._metrics)
         self._ports = Ports(backend.bus, backend.log, recorder)
         return self._ports
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from livetape.clock import Clock, SystemClock
-from livetape.errors import ConfigError
+from livetape.errors import ChannelError, ConfigError, PositionLostError
 from livetape.events.archive import ArchivedLog
 from livetape.events.bus import Bus
 from livetape.events.channel import job_channel, job_tape, split_tape
@@ -24,14 +24,20 @@ from livetape.events.pace import Pace
 from livetape.events.recovery import Gap
 from livetape.events.replay import in_time, is_at_once
 from livetape.events.stream_info import length_of, offset_of
+from livetape.observability import Metrics
 
 MAX_SCANNED: Final = 10_000
 """`read` looks at no more events than this before it returns, however few of them match."""
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 
+LATEST: Final = "latest"
+MAX_OFFSET: Final = (1 << 63) - 1
+_NO_POSITION: Final = 'after is a position, an offset from 0 on, the id of an entry, "latest" or None'
+
 After: TypeAlias = Position | str | int | None
-"""After which event: a position, `<epoch>-<offset>`, the id of an entry, an offset; None: from the beginning."""
+"""After which event: a position, `<epoch>-<offset>`, the id of an entry, an offset; None: from the beginning.
+"latest": the newest there is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ class JobPage:
     """Some events, in order.
 
     `next` is what to give as `after` to go on: the last event that was looked at. `more`: there may be more now.
-    `gap`: events after the position that was asked for cannot be had any more.
+    `gap`: events after the position that was asked for cannot be had any more; `Gap(None, None, …)`: the tape has lost
+    its end, which is before that position, and goes on from `next`.
     """
 
     records: list[JobRecord]
@@ -88,6 +95,12 @@ class JobReader:
 
     `archive`: a log that an `Archiver` fills; what the first log does not have any more is read there. Nothing is
     closed by this object, except with `open`.
+
+    Beside what is said there, every method that reads raises:
+
+    - ChannelError: an id that cannot stand in a channel, or an `after` that is no position, id or offset.
+    - LogUnavailableError: the log cannot be reached (`follow` waits for it once it has begun).
+    - DecryptionError: an encrypted log has not the key.
     """
 
     def __init__(
@@ -100,6 +113,7 @@ class JobReader:
         clock: Clock | None = None,
         sleep: Sleep = asyncio.sleep,
         options: FollowOptions = DEFAULT_OPTIONS,
+        metrics: Metrics | None = None,
     ) -> None:
         self._log = log if archive is None else ArchivedLog(log, archive)
         self._bus = bus
@@ -107,9 +121,10 @@ class JobReader:
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._options = options
+        self._metrics = metrics
 
     @classmethod
-    def of(cls, backend: Backend, *, archive: EventLog | None = None) -> JobReader:
+    def of(cls, backend: Backend, *, archive: EventLog | None = None, metrics: Metrics | None = None) -> JobReader:
         """On the ports of a backend, which stays the caller's.
 
         Raises:
@@ -117,15 +132,17 @@ class JobReader:
         """
         if backend.log is None:
             raise ConfigError("there is nothing durable behind this", fix="use redis://… or sqlite:///…")
-        return cls(backend.log, backend.bus, archive=archive, groups=backend.groups)
+        return cls(backend.log, backend.bus, archive=archive, groups=backend.groups, metrics=metrics)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, archive: EventLog | None = None) -> AsyncIterator[JobReader]:
+    async def open(
+        cls, url: str, *, archive: EventLog | None = None, metrics: Metrics | None = None
+    ) -> AsyncIterator[JobReader]:
         """On what the URL names (see `livetape.events.open`), closed at the end of the block."""
-        backend = open_backend(url)
+        backend = open_backend(url, metrics=metrics)
         try:
-            yield cls.of(backend, archive=archive)
+            yield cls.of(backend, archive=archive, metrics=metrics)
         finally:
             await backend.close()
 
@@ -166,6 +183,8 @@ class JobReader:
         tape, position = await self._resolve(job_id, after)
         if tape is None:
             return JobPage([], position, more=False)
+        if _is_beyond(tape, position):
+            return JobPage([], tape.position, more=False, gap=Gap(None, None, tape.epoch))
         matcher = Matcher(types, where)
         pace = Pace(MAX_READ, CHUNK_BYTES)
         records: list[JobRecord] = []
@@ -199,15 +218,15 @@ class JobReader:
     ) -> AsyncGenerator[JobRecord | Gap, None]:
         """What there is after a position, then what comes (see `livetape.events.follow`).
 
-        `after`: also "latest", from now on. `until_final`: the last event of the job ends it.
+        `after`: "latest" is from now on. `until_final`: the last event of the job ends it.
         """
         start: Start
         if after is None:
             start = "earliest"
-        elif after == "latest":
+        elif after == LATEST:
             start = None
         elif isinstance(after, Position):
-            start = after
+            start = _checked(after)
         else:
             _, start = await self._resolve(job_id, after)
         wanted = Matcher(types)
@@ -220,6 +239,7 @@ class JobReader:
             until_final=until_final,
             options=self._options,
             sleep=self._sleep,
+            metrics=self._metrics,
         )
         try:
             async for item in items:
@@ -287,7 +307,7 @@ class JobReader:
     ) -> AsyncGenerator[JobRecord | Gap, None]:
         """The events there are, as far apart as they happened, divided by `speed`; 0 or `inf`: at once.
 
-        No pause is longer than `max_pause_s` seconds. A `Gap` stands where events were trimmed.
+        No pause is longer than `max_pause_s` seconds. A `Gap` stands where events were trimmed or the end was lost.
 
         Raises:
             ConfigError: a negative speed.
@@ -302,6 +322,9 @@ class JobReader:
     async def _replayed(self, job_id: str, after: After, matcher: Matcher) -> AsyncGenerator[JobRecord | Gap, None]:
         tape, position = await self._resolve(job_id, after)
         if tape is None:
+            return
+        if _is_beyond(tape, position):
+            yield Gap(None, None, tape.epoch)
             return
         pages = self._pages(tape, position)
         try:
@@ -347,18 +370,39 @@ class JobReader:
         epoch = "" if tape is None else tape.epoch
         if after is None:
             return tape, Position(epoch, 0 if tape is None else tape.first_offset - 1)
+        if after == LATEST:
+            return tape, Position(epoch, 0 if tape is None else tape.offset)
         if isinstance(after, int):
-            return tape, Position(epoch, after)
+            return tape, _checked(Position(epoch, after))
         if isinstance(after, str):
             offset = None if after.startswith(f"{epoch}-") else offset_of(after)
             if offset is not None:
-                return tape, Position(epoch, offset)
-            after = Position.parse(after)
-        return tape, after
+                return tape, _checked(Position(epoch, offset))
+            try:
+                after = Position.parse(after)
+            except PositionLostError:
+                raise ChannelError(_NO_POSITION, after=str(after)[:100]) from None
+        return tape, _checked(after)
+
+
+def _checked(position: object) -> Position:
+    """It, or the largest that a log can be asked for.
+
+    Raises:
+        ChannelError: a mistake of the caller's, whatever the tape holds.
+    """
+    if not isinstance(position, Position) or type(position.offset) is not int or position.offset < 0:
+        raise ChannelError(_NO_POSITION, after=str(position)[:100])
+    return position if position.offset <= MAX_OFFSET else Position(position.epoch, MAX_OFFSET)
 
 
 async def _one(name: str) -> AsyncGenerator[str, None]:
     yield name
+
+
+def _is_beyond(tape: Tape, position: Position) -> bool:
+    """Whether the tape ends before a position of its epoch: its log has lost what was there."""
+    return position.epoch == tape.epoch and position.offset > tape.offset
 
 
 def _hole(tape: Tape, epoch: str, reached: int, page: Sequence[Entry]) -> Gap | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
-from livetape.errors import BusError, ClosedError, NotFoundError
+from livetape.errors import BusError, ClosedError, LivetapeError, NotFoundError
 from livetape.events.bus import Bus
 from livetape.events.codec import Envelope
 from livetape.events.log import EventLog, NewEvent, Position, Tape
+from livetape.events.tally import Tally
+from livetape.observability import Metrics
 
 KEPT_LOCKS: Final = 4096
 
@@ -85,12 +88,26 @@ class Recorder(ABC):
         """Give back what it opened itself; logs and buses that it was given stay open. Idempotent."""
 
 
+async def counted(tally: Tally, answer: Awaitable[Recorded], event: NewEvent) -> Recorded:
+    """What became of an event, and counts it."""
+    begun = tally.begin()
+    try:
+        recorded = await answer
+    except LivetapeError as error:
+        tally.failed(error.code)
+        raise
+    if not recorded.repeated:
+        tally.add(len(event.payload), recorded.receivers or 0, begun)
+    return recorded
+
+
 class LogRecorder(Recorder):
     """Any log and any bus of this process, one after the other under a lock per tape."""
 
-    def __init__(self, log: EventLog, bus: Bus) -> None:
+    def __init__(self, log: EventLog, bus: Bus, *, metrics: Metrics | None = None) -> None:
         self._log = log
         self._bus = bus
+        self._tally = Tally.of_recorder(metrics)
         self._locks: OrderedDict[str, asyncio.Lock] = OrderedDict()
         self._known: OrderedDict[str, Tape] = OrderedDict()
 
@@ -104,6 +121,24 @@ class LogRecorder(Recorder):
         owner: str | None = None,
         any_owner: bool = False,
         idempotency_key: str | None = None,
+    ) -> Recorded:
+        answer = self._record(tape, channel, event, live, owner, any_owner, idempotency_key)
+        return await answer if self._tally is None else await counted(self._tally, answer, event)
+
+    async def close(self) -> None:
+        """The log and the bus are not its own."""
+        if self._tally is not None:
+            self._tally.hand_on()
+
+    async def _record(
+        self,
+        tape: str,
+        channel: str,
+        event: NewEvent,
+        live: Live,
+        owner: str | None,
+        any_owner: bool,
+        idempotency_key: str | None,
     ) -> Recorded:
         async with self._lock(tape):
             await self._claim(tape, channel, owner, any_owner=any_owner)
@@ -126,9 +161,6 @@ class LogRecorder(Recorder):
             except (BusError, ClosedError):
                 receivers = None  # it is on the tape: whoever listens again finds it there
             return Recorded(position, entry_id, receivers)
-
-    async def close(self) -> None:
-        """Nothing here is its own."""
 
     async def _claim(self, tape: str, channel: str, owner: str | None, *, any_owner: bool) -> None:
         known = self._known.get(tape)

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from livetape.events.executions import ExecutionEventType
 from livetape.events.log import Entry, Position
-from livetape.events.tape_event import TapeEvent
+from livetape.events.tape_event import MixedTapeEvent, TapeEvent
 
 REPLACEMENT: Final = ExecutionEventType.ERROR_COMMS_UPDATE.value
 """The type of what the bus carries in place of an event that is too large for it. The log has the event itself."""
@@ -22,7 +22,11 @@ REPLACEMENT: Final = ExecutionEventType.ERROR_COMMS_UPDATE.value
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events that cannot be had any more. None: it is not known which."""
+    """Events that cannot be had any more. None: it is not known which.
+
+    Both None: a mixed tape was trimmed, or the log has lost its end; the events go on from where it ends now, perhaps
+    with numbers that have been seen.
+    """
 
     first: int | None
     last: int | None
@@ -85,9 +89,10 @@ class Tail:
         self._bytes = 0
 
 
-def from_log(entry: Entry, epoch: str, *, is_endless: bool = False) -> TapeEvent:
-    """An entry as an event. On an endless tape (a graph's) no event is the last."""
-    return TapeEvent(entry.event_type, entry.payload, entry.offset, epoch, entry.final and not is_endless, entry.at_us)
+def from_log(entry: Entry, epoch: str, *, is_endless: bool = False, mixed: bool = False) -> TapeEvent:
+    """An entry as an event. On an endless tape (a graph's) no event is the last. `mixed`: see `Tape.mixed`."""
+    made = MixedTapeEvent if mixed else TapeEvent
+    return made(entry.event_type, entry.payload, entry.offset, epoch, entry.final and not is_endless, entry.at_us)
 
 
 def merge(position: Position, read: Sequence[TapeEvent], tail: Iterable[TapeEvent]) -> Merged:
@@ -117,6 +122,17 @@ def merge(position: Position, read: Sequence[TapeEvent], tail: Iterable[TapeEven
         items.append(event)
         offset = event.offset
     return Merged(items, Position(epoch, offset), behind)
+
+
+def rising(position: Position, read: Sequence[TapeEvent]) -> Merged:
+    """What follows `position` on a mixed tape: what was read, where numbers that are missing say nothing."""
+    items: list[Item] = []
+    offset = position.offset
+    for event in read:
+        if event.offset is not None and event.offset > offset:
+            items.append(event)
+            offset = event.offset
+    return Merged(items, Position(position.epoch, offset), behind=False)
 
 
 def skip_hole(position: Position, tail: Iterable[TapeEvent]) -> Merged:

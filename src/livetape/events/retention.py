@@ -79,7 +79,11 @@ class Retention:
             await self._sleep(every_s)
 
     async def run_once(self) -> RetentionReport:
-        """Look at every tape once. A tape that fails does not keep the others from it."""
+        """Look at every tape once. A tape that fails does not keep the others from it.
+
+        Raises:
+            LogUnavailableError: the log cannot say which tapes there are.
+        """
         tapes = trimmed = archived = failed = 0
         async for name in self._log.tapes(self._prefix):
             tapes += 1

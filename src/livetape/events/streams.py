@@ -14,15 +14,16 @@ from typing import Any, Final
 
 from livetape.clock import Clock, SystemClock
 from livetape.errors import CodecError, ConfigError, NotFoundError
-from livetape.events.channel import job_channel, job_tape
+from livetape.events.channel import check_owner, job_channel, job_tape
 from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, too_large_payload
 from livetape.events.event import JOB_FINAL_TYPES
 from livetape.events.job_payload import job_payload
 from livetape.events.log import EventLog, NewEvent
 from livetape.events.open import Backend, open_backend, open_client
+from livetape.events.packing import POSITION_BYTES, TRACE_BYTES, WRAPPER_BYTES
 from livetape.events.recorder import AS_RECORDED, Live, Recorded, Recorder
 from livetape.events.stream_info import stream_info, stream_length
-from livetape.observability import Metrics
+from livetape.observability import Metrics, current_traceparent
 
 UNKNOWN: Final = "unknown"
 
@@ -40,9 +41,12 @@ class RedisStreamPublisher:
     Methods return the id of the new entry, as a plain Redis client sees it, once the event is durable. They raise:
 
     - NotFoundError: the job belongs to another user.
-    - ChannelError: an id that cannot stand in a channel.
+    - ChannelError: an id that cannot stand in a channel, or a user id that cannot own anything (empty, or `*`).
     - CodecError: data that JSON cannot carry; nothing was written.
     - LogUnavailableError: nothing is known about whether it was written.
+
+    Raises:
+        ConfigError: none or several sources, one that cannot be opened, or one that keeps nothing.
     """
 
     def __init__(
@@ -130,6 +134,9 @@ class RedisStreamPublisher:
 
         Raises:
             NotFoundError: this publisher has a user, and the job belongs to another.
+            ChannelError: an id that cannot stand in a channel.
+            LogUnavailableError: the log cannot be reached.
+            ConfigError: this publisher has only a recorder.
         """
         return await stream_info(self._reading(), job_tape(job_id), reader=self.user_id)
 
@@ -138,6 +145,9 @@ class RedisStreamPublisher:
 
         Raises:
             NotFoundError: this publisher has a user, and the job belongs to another.
+            ChannelError: an id that cannot stand in a channel.
+            LogUnavailableError: the log cannot be reached.
+            ConfigError: this publisher has only a recorder.
         """
         return await stream_length(self._reading(), job_tape(job_id), reader=self.user_id)
 
@@ -150,22 +160,33 @@ class RedisStreamPublisher:
         any_owner: bool = False,
         idempotency_key: str | None = None,
     ) -> Recorded:
-        """As `publish_event`, and tells what became of it. `any_owner` writes onto jobs of others too."""
+        """As `publish_event`, and tells what became of it. `any_owner` writes onto jobs of others too.
+
+        Raises:
+            NotFoundError: the job belongs to another user.
+            ChannelError: an id that cannot stand in a channel.
+            CodecError: no dict, or data that JSON cannot carry; nothing was written.
+            LogUnavailableError: nothing is known about whether it was written.
+        """
         if not isinstance(event_data, Mapping):
             raise CodecError("the data of a job's event is a dict")
         event_type = _text_of(event_data.get("event_type"), UNKNOWN)
         data = event_data if isinstance(event_data, dict) else dict(event_data)
         payload, lossy = job_payload(job_id, event_type, _text_of(event_data.get("timestamp"), ""), data)
-        live = Live(lossy=True) if lossy else AS_RECORDED
-        if len(payload) > self._limit:
-            live = Live(too_large_payload(len(payload), self._limit), "error_comms_update")
+        size = len(payload) + WRAPPER_BYTES + POSITION_BYTES
+        if size + TRACE_BYTES <= self._limit:
+            live = Live(lossy=lossy, traceparent=current_traceparent())
+        elif size <= self._limit:
+            live = Live(lossy=True) if lossy else AS_RECORDED  # what is optional never makes an event too large
+        else:
+            live = Live(too_large_payload(len(payload) + WRAPPER_BYTES, self._limit), "error_comms_update")
         try:
             return await self._recorder.record(
                 job_tape(job_id),
                 job_channel(job_id),
                 NewEvent(event_type, payload, final=event_type in JOB_FINAL_TYPES),
                 live=live,
-                owner=self.user_id if user_id is None else user_id,
+                owner=check_owner(self.user_id if user_id is None else user_id),
                 any_owner=any_owner,
                 idempotency_key=idempotency_key,
             )
@@ -208,4 +229,5 @@ def _text_of(value: Any, default: str) -> str:
         value = value.value
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    return str(value)
+    # A lone surrogate becomes text, as in the data: it never costs the event.
+    return str(value).encode("utf-8", "backslashreplace").decode()

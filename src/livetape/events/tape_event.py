@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +20,13 @@ class TapeEvent:
     epoch: str | None = None
     final: bool = False
     at_us: int = field(default=0, compare=False)
+
+    mixed: ClassVar[bool] = False
+    """Whether it stands on a tape to which somebody else writes too (`Tape.mixed`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixedTapeEvent(TapeEvent):
+    """The same on a mixed tape: its offset rises, but not by one, and is larger than JSON numbers carry exactly."""
+
+    mixed: ClassVar[bool] = True

@@ -82,6 +82,9 @@ class TokenStream:
     When the block ends the rest and `token_end` are published; after an exception or a cancellation, the rest and
     `token_abort`. One task writes at a time. An error of the publisher that is not overcome in `tries` tries is raised
     by the next `write`, or at the end.
+
+    Raises:
+        ConfigError: segments of less than 256 bytes.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class TokenStream:
             await self._flush()
 
     async def feed(self, tokens: AsyncIterable[str]) -> None:
-        """Write all of them as they come."""
+        """Write all of them as they come. Raises what `write` and the source raise."""
         async for token in tokens:
             await self.write(token)
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from livetape.clock import Clock, IdPool
-from livetape.errors import BusError, ClosedError, ConfigError, LivetapeError
+from livetape.errors import BusError, BusUnavailableError, ClosedError, ConfigError, LivetapeError
 from livetape.events.batching import Batch
 from livetape.events.bus import Bus
 from livetape.events.channel import bus_tape, check_bus_name, is_pattern, key_channel, key_pattern
@@ -29,6 +29,7 @@ from livetape.events.follow import follow
 from livetape.events.log import NewEvent, Position
 from livetape.events.open import Backend
 from livetape.events.packing import Packer
+from livetape.events.patience import Patience
 from livetape.events.ports import Ports, Source
 from livetape.events.recovery import Gap
 from livetape.events.result import Published, delivered
@@ -96,6 +97,11 @@ class EventBus(Generic[M]):
     without `*` miss nothing while the bus or the log is away.
 
     For the tasks of one event loop. When that loop has ended, the next use opens the adapter again in the present one.
+
+    Raises:
+        ConfigError: none or several adapters, or `durable` with a bus alone. What a URL says wrong is found with the
+            first use, as is one that keeps nothing for a durable bus.
+        ChannelError: a name that cannot begin a channel.
     """
 
     @overload
@@ -140,6 +146,7 @@ class EventBus(Generic[M]):
         self._raises = on_error == "raise"
         self._durable = durable
         self._policy = policy or (_NO_BUFFER if self._raises else DeliveryPolicy())
+        self._patience = Patience(self._policy.wait_s)
         self._sleep = sleep
         self._on_gap = on_gap
         self._ids = IdPool()
@@ -214,7 +221,7 @@ class EventBus(Generic[M]):
     async def publish(self, event: M, key: Key, *, idempotency_key: str | None = None) -> Published:
         """Publish one event. While the bus is away, see `DeliveryPolicy`.
 
-        `idempotency_key`, on a durable bus: a repetition writes nothing and returns the first position.
+        `idempotency_key`, on a durable bus alone: a repetition writes nothing and returns the first position.
 
         Raises:
             LivetapeError: only with `on_error="raise"`: what would stand in the result's `error`.
@@ -222,7 +229,12 @@ class EventBus(Generic[M]):
         # The way of nearly all events: nothing waits, nothing has to be cut. Everything else goes the other way.
         number = next(self._numbers)
         write = self._writers.get(type(event))
-        if write is None or not self._delivery.clear or self._loop is not asyncio.get_running_loop():
+        if (
+            write is None
+            or idempotency_key is not None
+            or not self._delivery.clear
+            or self._loop is not asyncio.get_running_loop()
+        ):
             return await self._publish(event, key, number, idempotency_key)
         try:
             channel = key_channel(self.name, key)
@@ -231,8 +243,14 @@ class EventBus(Generic[M]):
             return await self._publish(event, key, number, idempotency_key)
         if len(data) > self._max_message_bytes:
             return await self._publish(event, key, number, idempotency_key)
+        self._patience.begin(number)
         try:
             return delivered(await self._push(channel, data))
+        except asyncio.CancelledError:
+            if not self._patience.is_over(number):
+                raise
+            silent = BusUnavailableError(f"the bus did not answer in {self._policy.wait_s:g} s")
+            return self._told(self._delivery.give_up(Outgoing(number, channel, "", len(data), data), silent))
         except LivetapeError as error:
             if not error.retryable:
                 return self.failed(error)
@@ -240,18 +258,28 @@ class EventBus(Generic[M]):
             return self._told(await self._delivery.rescue(item, error))
         except Exception as error:
             return self.failed(error)
+        finally:
+            self._patience.end(number)
 
     def publish_soon(self, event: M, key: Key) -> bool:
         """Publish without waiting: events gather for some milliseconds and leave together, in order.
 
-        False when the event cannot be sent or too many wait. What becomes of it is seen in `stats` and `on_drop`.
+        False when the event cannot be sent or too many wait; with `on_error="raise"` an event that cannot be sent
+        raises. What becomes of the others is seen in `stats` and `on_drop`.
         """
         if self._soon is None:
             self._soon = self.batch()
-        return self._soon.publish(event, key)
+        try:
+            return self._soon.publish(event, key)
+        except ClosedError as error:
+            self.failed(error)
+            return False
 
     def batch(self, *, max_events: int = 256, max_bytes: int = 256 * 1024, max_delay_s: float = 0.005) -> Batch[M]:
-        """A publisher that sends when so many events or bytes wait, or the first of them has waited so long."""
+        """A publisher that sends when so many events or bytes wait, or the first of them has waited so long.
+
+        It refuses by False what it cannot take; with `on_error="raise"` an event that cannot be sent raises.
+        """
         return Batch(
             self._for_batch,
             self._send_many,
@@ -305,25 +333,36 @@ class EventBus(Generic[M]):
             skip_types=frozenset(skip_types),
             on_gap=on_gap or self._on_gap,
             metrics=self._metrics,
+            sleep=self._sleep,
         )
         self._listeners.add(listener)
         return listener
 
     async def wait_for(self, key: Key, timeout: float | None = None) -> M | CommunicationErrorEvent | None:
-        """The next event of this key, None after `timeout` seconds without one.
+        """The next event of this key, None after `timeout` seconds without one, also when the server is away so long.
 
-        What is published once it has begun to wait is not missed. To act only after that, use `listen`.
+        What is published once it is subscribed is not missed. To act only after that, use `listen`.
+
+        Raises:
+            ChannelError: an unusable key.
+            BusError, LogError: it cannot be listened to; without a `timeout`: it cannot be listened to now.
+            ClosedError: the bus is closed, or was meanwhile.
+            DecryptionError: the event needs a key that is not here.
         """
-        async with self.listen(key) as listener:
-            try:
-                async with asyncio.timeout(timeout) as limit:
-                    return await anext(listener)
-            except StopAsyncIteration:
-                raise ClosedError("the bus was closed") from None
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                return None
+        listener = self.listen(key)
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                if timeout is None:
+                    await listener.ready()
+                return await anext(listener)
+        except StopAsyncIteration:
+            raise ClosedError("the bus was closed") from None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return None
+        finally:
+            await listener.close()
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -341,6 +380,7 @@ class EventBus(Generic[M]):
         if self._loop is not None:
             self._soon = None
             self._delivery.rebind()
+            self._patience.rebind()
         self._loop = loop
         return ports
 
@@ -355,7 +395,7 @@ class EventBus(Generic[M]):
             known = await ports.log.describe(tape)
             after = Position("", 0) if known is None else known.position
         items: AsyncGenerator[TapeEvent | Gap, None] = follow(
-            ports.log, ports.bus, tape, channel, after=after, sleep=self._sleep
+            ports.log, ports.bus, tape, channel, after=after, sleep=self._sleep, metrics=self._metrics
         )
         return TapeFeed(items)
 
@@ -372,6 +412,8 @@ class EventBus(Generic[M]):
         packed = self._packer.pack(event, channel, recorded=self._durable)
         whole = packed.whole
         if not self._durable:
+            if idempotency_key is not None:
+                raise ConfigError("only a durable bus knows repetitions", fix="durable=True, or no idempotency_key")
             data = self._packer.message(packed)
             return Outgoing(number, channel, whole.event_type, len(data), data, replaced=packed.replaced)
         record = Record(
@@ -385,10 +427,19 @@ class EventBus(Generic[M]):
     async def _send(self, item: Outgoing) -> Published:
         if not self._delivery.clear:
             return await self._delivery.rescue(item, None)
-        (outcome,) = await self._carry((item,))
+        begun = asyncio.get_running_loop().time()
+        try:  # the recorder has a bound of its own
+            async with asyncio.timeout(None if self._durable else self._policy.wait_s) as limit:
+                (outcome,) = await self._carry((item,))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            outcome = BusUnavailableError(f"the bus did not answer in {self._policy.wait_s:g} s")
         if isinstance(outcome, Published):
             return outcome
         if isinstance(outcome, LivetapeError) and outcome.retryable:
+            if asyncio.get_running_loop().time() - begun >= self._policy.wait_s:
+                return self._delivery.give_up(item, outcome)
             return await self._delivery.rescue(item, outcome)
         raise outcome
 

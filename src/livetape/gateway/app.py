@@ -116,9 +116,11 @@ class Gateway:
     async def event_stream(self, request: Request, tape: Tape) -> Response:
         """The events of a tape as the request asks: JSON page, `text/event-stream` or `application/x-ndjson`.
 
-        The caller has checked that the tape may be read.
+        The caller has checked that the tape may be read; who it is stands in `request.state.principal`. A stream
+        ends with its token.
         """
-        return await self._streams.respond(request, tape)
+        principal: Principal | None = getattr(request.state, "principal", None)
+        return await self._streams.respond(request, tape, until=principal.expires_at if principal else None)
 
     async def serve(self, transport: Transport) -> None:
         """One socket, from its handshake to its end."""

@@ -30,6 +30,9 @@ YIELD_EVERY: Final = 64
 MAX_HEALS: Final = 16
 """So many topics are read from the log at once."""
 
+POLL_SECONDS: Final = 1.0
+"""So often is a mixed tape looked at: who else writes to it tells nobody."""
+
 
 class Broadcaster:
     """Subscribes upstream with reference counts, hands every message to the hub, and repairs what the link lost.
@@ -52,6 +55,7 @@ class Broadcaster:
         self._unwanted = asyncio.Event()
         self._heals = asyncio.Semaphore(MAX_HEALS)
         self._tasks: asyncio.TaskGroup | None = None
+        self._polling = False
         self.ready = asyncio.Event()
 
     # ---- interest ------------------------------------------------------------------------------------------------
@@ -214,8 +218,25 @@ class Broadcaster:
         finally:
             topic.repairing = False
             topic.stop_reading()
+            self._poll_soon(topic)
         if is_replacement and topic.position == before and topic.proven and topic.subject.kind is not Kind.GRAPH:
             topic.too_large()  # not on the tape either: say so
+
+    def _poll_soon(self, topic: Topic) -> None:
+        if topic.mixed and not topic.final and not self._polling and self._tasks is not None:
+            self._polling = True
+            self._tasks.create_task(self._poll(), name="mixed tapes")
+
+    async def _poll(self) -> None:
+        """Look at all mixed tapes from time to time, for as long as there are any."""
+        try:
+            while topics := [topic for topic in self._hub.topics() if topic.mixed and not topic.final]:
+                await self._sleep(POLL_SECONDS)
+                for topic in topics:
+                    if topic.references:
+                        self.heal(topic)
+        finally:
+            self._polling = False
 
     def _concerned(self, channel: str) -> list[Topic]:
         if not channel:

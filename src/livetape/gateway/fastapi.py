@@ -6,8 +6,9 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.routing import APIRoute
@@ -30,16 +31,17 @@ from livetape.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
-from livetape.events.channel import job_channel, job_tape
-from livetape.events.jobs import Jobs
+from livetape.events.channel import check_owner, job_channel, job_tape
+from livetape.events.jobs import Jobs, UnownedJobs, writer_of
 from livetape.events.log import EventLog, Tape
 from livetape.events.open import Backend, open_backend, open_client
 from livetape.events.reader import JobReader
+from livetape.events.recorder import Recorded
 from livetape.events.streams import RedisStreamPublisher
 from livetape.events.strict import parse_json
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.streams import TapeStreams
-from livetape.gateway.subjects import Access, Kind, Subject, UnownedJobs
+from livetape.gateway.subjects import Access, Kind, Subject
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
@@ -71,10 +73,20 @@ class JobEventBody(BaseModel):
 
 
 class JobPosition(BaseModel):
-    """A place on the tape of a job: after the event with this offset."""
+    """A place on the tape of a job: after the event with this offset.
 
-    offset: int
+    `mixed`: somebody else writes to the tape too; its offsets are strings, JSON numbers do not carry them exactly.
+    """
+
+    offset: int | str
     epoch: str
+    mixed: Literal[True] | None = None
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> JobPosition:
+        """Where an event was recorded."""
+        epoch, offset = recorded.position.epoch, recorded.position.offset
+        return cls(offset=str(offset), epoch=epoch, mixed=True) if recorded.mixed else cls(offset=offset, epoch=epoch)
 
 
 class JobEvents:
@@ -191,10 +203,10 @@ class JobEvents:
 
         Raises:
             NotFoundError: it belongs to somebody else.
-            ChannelError: an id that cannot be part of a name.
+            ChannelError: an id that cannot be part of a name, or own anything.
             LogUnavailableError: nothing is known about whether it was made; make it again.
         """
-        tape = await self.log.create(job_tape(job_id), owner=user_id, channel=job_channel(job_id))
+        tape = await self.log.create(job_tape(job_id), owner=check_owner(user_id), channel=job_channel(job_id))
         if tape.owner != user_id:
             raise _not_found(job_id)
         return tape
@@ -211,15 +223,16 @@ class JobEvents:
             raise _not_found(job_id)
         return tape
 
-    async def respond(self, request: Request, tape: Tape) -> Response:
+    async def respond(self, request: Request, tape: Tape, *, until: datetime | None = None) -> Response:
         """The events of a tape as the request asks (wire contract, section 4): page, server-sent events, or lines.
 
-        The caller has checked that the tape may be read.
+        The caller has checked that the tape may be read. `until`: when the reader's token expires; a stream ends
+        `GatewayOptions.expiry_grace_seconds` later.
 
         Raises:
             ClosedError: the application stops.
         """
-        return await self._get().streams.respond(request, tape)
+        return await self._get().streams.respond(request, tape, until=until)
 
     def _get(self) -> _Opened:
         if self._opened is None:
@@ -322,18 +335,20 @@ def create_job_router(
     @router.get("/jobs/{job_id:path}/events", summary="Read job events", response_model=None, **_READ)
     async def read_events(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
         """The events of a job: a page of JSON, or by `Accept` a stream that ends after the final event."""
-        return await held.respond(request, await held.visible(job_id, principal, jobs_unowned))
+        tape = await held.visible(job_id, principal, jobs_unowned)
+        return await held.respond(request, tape, until=principal.expires_at)
 
     @router.post("/jobs/{job_id:path}/events", summary="Publish job event", status_code=201, **_PUBLISH)
     async def publish_event(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
         """Appends one event to the tape of the job; the first to publish owns it. Answers when it is durable."""
         body = await _body(request, max_body_bytes)
         tape = await held.log.describe(job_tape(job_id))
-        if tape is not None and tape.owner is None:
-            # To write to it would be to own it, and so to read what was not meant for this caller.
-            await held.visible(job_id, principal, jobs_unowned)
-        position = await held._get().jobs.publish(
-            principal.user_id,
+        try:
+            writer = writer_of(tape, principal.user_id, is_admin=principal.is_admin, jobs_unowned=jobs_unowned)
+        except NotFoundError:
+            raise _not_found(job_id) from None
+        recorded = await held._get().jobs.publish(
+            writer,
             job_id,
             body.event_type,
             body.data,
@@ -341,7 +356,7 @@ def create_job_router(
             idempotency_key=body.idempotency_key,
             is_admin=principal.is_admin,
         )
-        return JSONResponse(JobPosition(offset=position.offset, epoch=position.epoch).model_dump(), 201)
+        return JSONResponse(JobPosition.of(recorded).model_dump(exclude_none=True), 201)
 
     return router
 

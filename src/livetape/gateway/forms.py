@@ -17,6 +17,8 @@ from livetape.gateway import messages
 TOO_LARGE: Final = "Event too large"
 TOO_LARGE_CODE: Final = "payload_too_large"
 
+_MIXED: Final = b',"mixed":true'
+
 
 class Form(Protocol):
     """Builds what leaves. None: this client is not sent that."""
@@ -25,14 +27,17 @@ class Form(Protocol):
 
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes: ...
 
-    def replay_complete(self, position: Position) -> bytes | None: ...
+    def replay_complete(self, position: Position, *, mixed: bool = False) -> bytes | None: ...
 
-    def too_large(self, offset: int | None, epoch: str | None) -> bytes: ...
+    def too_large(self, offset: int | None, epoch: str | None, *, mixed: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SocketForm:
-    """Pushes on a client channel; `channel` is its name as JSON."""
+    """Pushes on a client channel; `channel` is its name as JSON.
+
+    Events of a mixed tape are pushed without position: there is nothing that a client could tell from it.
+    """
 
     channel: bytes
     is_job: bool
@@ -48,11 +53,12 @@ class SocketForm:
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return messages.gap_push(self.channel, first, last, epoch)
 
-    def replay_complete(self, position: Position) -> bytes | None:
-        return messages.replay_complete_push(self.channel, position.offset, position.epoch or None)
+    def replay_complete(self, position: Position, *, mixed: bool = False) -> bytes | None:
+        offset = str(position.offset) if mixed else position.offset
+        return messages.replay_complete_push(self.channel, offset, position.epoch or None)
 
-    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
-        where = {} if offset is None else {"offset": offset, "epoch": epoch}
+    def too_large(self, offset: int | None, epoch: str | None, *, mixed: bool = False) -> bytes:
+        where = {} if offset is None or mixed else {"offset": offset, "epoch": epoch}
         return messages.error_push(TOO_LARGE, code=TOO_LARGE_CODE, retry=False, channel=self.channel, **where)
 
 
@@ -67,17 +73,20 @@ class SseForm:
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return _block("gap", to_json({"from": first, "to": last, "epoch": epoch}))
 
-    def replay_complete(self, position: Position) -> bytes | None:
+    def replay_complete(self, position: Position, *, mixed: bool = False) -> bytes | None:
         return None
 
-    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
+    def too_large(self, offset: int | None, epoch: str | None, *, mixed: bool = False) -> bytes:
         head = b"" if offset is None else b"id: %b-%d\n" % ((epoch or "").encode(), offset)
         return head + _block("error", to_json({"error": TOO_LARGE, "code": TOO_LARGE_CODE}))
 
 
 @dataclass(frozen=True, slots=True)
 class LinesForm:
-    """NDJSON: one object a line, `{offset, epoch, event_type, data, final?}`."""
+    """NDJSON: one object a line, `{offset, epoch, event_type, data, final?, mixed?}`.
+
+    On a mixed tape (`"mixed":true`) the offset is a string: JSON numbers do not carry it exactly.
+    """
 
     def event(self, event: TapeEvent) -> bytes | None:
         return event_object(event) + b"\n"
@@ -85,23 +94,33 @@ class LinesForm:
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return b'{"event_type":"gap","data":%b}\n' % to_json({"from": first, "to": last, "epoch": epoch})
 
-    def replay_complete(self, position: Position) -> bytes | None:
+    def replay_complete(self, position: Position, *, mixed: bool = False) -> bytes | None:
         return None
 
-    def too_large(self, offset: int | None, epoch: str | None) -> bytes:
+    def too_large(self, offset: int | None, epoch: str | None, *, mixed: bool = False) -> bytes:
         error = to_json({"error": TOO_LARGE, "code": TOO_LARGE_CODE})
-        return b'{"offset":%b,"epoch":%b,"event_type":"error","data":%b}\n' % (to_json(offset), to_json(epoch), error)
+        return b'{"offset":%b,"epoch":%b,"event_type":"error","data":%b%b}\n' % (
+            _number(offset, mixed=mixed),
+            to_json(epoch),
+            error,
+            _MIXED if mixed else b"",
+        )
 
 
 def event_object(event: TapeEvent) -> bytes:
     """An event as a JSON object in one line, its payload spliced in."""
-    return b'{"offset":%b,"epoch":%b,"event_type":%b,"data":%b%b}' % (
-        to_json(event.offset),
+    return b'{"offset":%b,"epoch":%b,"event_type":%b,"data":%b%b%b}' % (
+        _number(event.offset, mixed=event.mixed),
         to_json(event.epoch),
         to_json(event.event_type),
         one_line(event.payload),
         b',"final":true' if event.final else b"",
+        _MIXED if event.mixed else b"",
     )
+
+
+def _number(offset: int | None, *, mixed: bool) -> bytes:
+    return to_json(str(offset) if mixed and offset is not None else offset)
 
 
 def one_line(payload: bytes) -> bytes:

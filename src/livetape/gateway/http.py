@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from livetape.errors import ClosedError, PositionLostError
+from livetape.clock import Clock
+from livetape.errors import ClosedError, NotFoundError, PositionLostError
 from livetape.events.bus import Bus
 from livetape.events.follow import Start, follow
 from livetape.events.log import MAX_READ, EventLog, Position, Tape
 from livetape.gateway.messages import Since, SinceLast, SincePosition, SinceSeconds
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.page import DEFAULT_LIMIT, read_page
+from livetape.gateway.reader import Sleep
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscriptions import Subscriptions
-from livetape.gateway.transports.sse import LINES_TYPE, SSE_TYPE, EventStream, FollowedStream
+from livetape.gateway.transports.sse import LINES_TYPE, SSE_TYPE, EventStream, FollowedStream, Lifetime
 
 SINCE_FORMS: Final = "since is earliest, latest, last:<n>, seconds:<n> or <epoch>-<offset>"
+NO_LAST: Final = (
+    "Somebody else writes to this tape too, so its events cannot be counted back: "
+    "since is earliest, latest, seconds:<n> or <epoch>-<offset>"
+)
 MAX_NUMBER: Final = 2**63 - 1
 
 
 class TapeResponses:
     """The HTTP side of the gateway. Whether the caller may read the tape has been checked before."""
 
-    def __init__(self, log: EventLog, bus: Bus, subscriptions: Subscriptions, options: GatewayOptions) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        bus: Bus,
+        subscriptions: Subscriptions,
+        options: GatewayOptions,
+        clock: Clock,
+        *,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._log = log
         self._bus = bus
         self._subscriptions = subscriptions
         self._options = options
+        self._clock = clock
+        self._sleep = sleep
         self._streams: set[EventStream | FollowedStream] = set()
         self._ending = False
 
@@ -41,8 +60,10 @@ class TapeResponses:
         """How many streams are open."""
         return len(self._streams)
 
-    async def respond(self, request: Request, tape: Tape) -> Response:
+    async def respond(self, request: Request, tape: Tape, *, until: datetime | None = None) -> Response:
         """The answer, by `Accept`: a stream ends after the final event, a page at once.
+
+        `until`: when the reader's token expires. A stream ends as much later as a socket is closed.
 
         Raises:
             ClosedError: the server stops, no new stream is begun.
@@ -50,7 +71,7 @@ class TapeResponses:
         accept = request.headers.get("accept", "").lower()
         for media_type in (SSE_TYPE, LINES_TYPE):
             if media_type in accept:
-                return self._stream(request, tape, media_type)
+                return await self._stream(request, tape, media_type, until)
         return await self._page(request, tape)
 
     def end_all(self) -> None:
@@ -59,7 +80,7 @@ class TapeResponses:
         for stream in tuple(self._streams):
             stream.end()
 
-    def _stream(self, request: Request, tape: Tape, media_type: str) -> Response:
+    async def _stream(self, request: Request, tape: Tape, media_type: str, until: datetime | None) -> Response:
         if self._ending:
             raise ClosedError("The server is stopping")
         since = _since(request)
@@ -69,22 +90,31 @@ class TapeResponses:
             "media_type": media_type,
             "options": self._options,
             "retry_ms": random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
+            "lifetime": Lifetime(until, self._options.expiry_grace_seconds, self._clock, self._sleep),
             "on_start": self._streams.add,
             "on_end": self._streams.discard,
         }
         if tape.mixed:
-            return self._followed(tape, since, options)
+            return await self._followed(tape, since, options)
         subject = Subject.of_tape(tape.name)
         return EventStream(subject, tape, since, subscriptions=self._subscriptions, **options)
 
-    def _followed(self, tape: Tape, since: Since, options: dict[str, Any]) -> FollowedStream:
-        """Numbers that do not join on cannot be counted back: `last` and `seconds` begin at the first event."""
+    async def _followed(self, tape: Tape, since: Since, options: dict[str, Any]) -> FollowedStream:
+        """Numbers that do not join on cannot be counted back."""
+        if isinstance(since, SinceLast):
+            raise HTTPException(422, NO_LAST)
         start = Position(tape.epoch, tape.first_offset - 1)
         after: Start = "earliest"
         if since == "latest":
             start, after = tape.position, None
         elif isinstance(since, SincePosition):
             start = after = Position(since.epoch, since.offset)
+        elif isinstance(since, SinceSeconds):
+            try:
+                offset = await self._subscriptions.offset_ago(Subject.of_tape(tape.name), tape, since.seconds)
+            except PositionLostError:
+                raise NotFoundError from None  # gone between two questions
+            start = after = Position(tape.epoch, offset)
         return FollowedStream(
             start,
             lambda: follow(self._log, self._bus, tape.name, tape.channel, after=after, until_final=True),
@@ -132,8 +162,7 @@ def _position(text: str) -> SincePosition:
     position = Position.parse(text)
     if position.offset > MAX_NUMBER or len(position.epoch) > 64:
         raise PositionLostError
-    # Those of a mixed tape are larger than a socket's messages can say.
-    return SincePosition.model_construct(epoch=position.epoch, offset=position.offset)
+    return SincePosition(epoch=position.epoch, offset=position.offset)
 
 
 def _number(name: str, value: str | None, default: int, least: int, most: int, *, text: str | None = None) -> int:

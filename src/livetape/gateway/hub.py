@@ -64,7 +64,10 @@ class Hub:
     def dispatch(self, channel: str, envelope: Envelope) -> list[Topic]:
         """Hand a message of the bus to whom it concerns; returns the topics whose log has to be read."""
         if envelope.event_type == REPLACEMENT and envelope.offset is None:
-            return self.routed(channel)
+            topics = self.routed(channel)
+            for topic in topics:
+                topic.stale = topic.stale or topic.mixed
+            return topics
         return [
             topic
             for topic in self.routed(channel)

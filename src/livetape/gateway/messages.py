@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from livetape.errors import ChannelError
@@ -19,6 +19,8 @@ from livetape.events.tape_event import TapeEvent
 from livetape.gateway.subjects import Kind, Subject
 
 MAX_OFFSET: Final = 2**53 - 1
+MAX_POSITION: Final = 2**63 - 1
+"""Those of a mixed tape are larger than JSON numbers carry exactly, and come as strings."""
 
 
 class WSMethod(StrEnum):
@@ -87,11 +89,15 @@ class _Since(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _from_digits(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19 else value
+
+
 class SincePosition(_Since):
-    """After the event with this offset."""
+    """After the event with this offset, which may be written as a string."""
 
     epoch: str = Field(min_length=1, max_length=64)
-    offset: int = Field(strict=True, ge=0, le=MAX_OFFSET)
+    offset: Annotated[int, Field(strict=True, ge=0, le=MAX_POSITION), BeforeValidator(_from_digits)]
 
 
 class SinceLast(_Since):
@@ -231,15 +237,15 @@ def event_push(event: TapeEvent, channel: bytes, *, is_job: bool = False) -> byt
     method = WSMethod.JOB_EVENT if is_job else METHOD_OF_EVENT.get(event.event_type)
     if method is None:
         return None
-    more = b"" if event.offset is None else position_keys(event.offset, event.epoch)
+    more = b"" if event.offset is None or event.mixed else position_keys(event.offset, event.epoch)
     if event.final:
         more += b',"final":true'
     return message(method, data=event.payload, channel=channel, more=more)
 
 
-def position_keys(offset: int, epoch: str | None) -> bytes:
+def position_keys(offset: int | str, epoch: str | None) -> bytes:
     """`offset` and `epoch` as they stand at top level of a push."""
-    return b',"offset":%d,"epoch":%b' % (offset, to_json(epoch))
+    return b',"offset":%b,"epoch":%b' % (to_json(offset), to_json(epoch))
 
 
 def gap_push(channel: bytes, first: int | None, last: int | None, epoch: str | None) -> bytes:
@@ -247,8 +253,8 @@ def gap_push(channel: bytes, first: int | None, last: int | None, epoch: str | N
     return message(WSMethod.GAP, data=to_json({"from": first, "to": last, "epoch": epoch}), channel=channel)
 
 
-def replay_complete_push(channel: bytes, offset: int, epoch: str | None) -> bytes:
-    """What was missed has been sent up to this position; from here on it is live."""
+def replay_complete_push(channel: bytes, offset: int | str, epoch: str | None) -> bytes:
+    """What was missed has been sent up to this position (a string on a mixed tape); from here on it is live."""
     return message(WSMethod.REPLAY_COMPLETE, channel=channel, more=position_keys(offset, epoch))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from livetape.gateway.subjects import UnownedJobs
+from livetape.events.jobs import UnownedJobs
 
 
 class GatewayOptions(BaseModel):
@@ -25,7 +25,9 @@ class GatewayOptions(BaseModel):
     message_burst: int = Field(1_000, ge=1, description="Messages that a client may send at once before it is slowed.")
     flood_seconds: float = Field(30.0, ge=0, description="A client that must be slowed for so long is closed (4029).")
     expiry_notice_seconds: float = Field(60.0, ge=0, description="`token_expiring` comes so long before the end.")
-    expiry_grace_seconds: float = Field(30.0, ge=0, description="The socket is closed (4003) so long after the end.")
+    expiry_grace_seconds: float = Field(
+        30.0, ge=0, description="The socket is closed (4003), a stream ends so long after the end."
+    )
     jobs_unowned: UnownedJobs = Field("admin", description="Who may watch jobs that have no owner.")
     replay_chunk_bytes: int = Field(256 * 1024, ge=1, description="About as much is read from a tape at once.")
     replay_chunk_events: int = Field(256, ge=1, le=1000, description="At most so many events are read at once.")

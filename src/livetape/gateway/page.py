@@ -7,6 +7,7 @@ from typing import Final
 
 from pydantic_core import to_json
 
+from livetape.errors import NotFoundError, PositionLostError
 from livetape.events.log import MAX_READ, Entry, EventLog, Tape
 from livetape.gateway.forms import one_line
 
@@ -25,14 +26,30 @@ async def read_page(log: EventLog, tape: Tape, *, after: int, limit: int, types:
     the newest event of the tape when the page was begun; nothing is left once `next` has reached it.
 
     The page of a mixed tape says `"mixed":true`, and its offsets are strings: JSON numbers do not carry them exactly.
+
+    A tape that is born again meanwhile answers with its new epoch.
+
+    Raises:
+        NotFoundError: the tape is gone, or somebody else's now.
     """
+    while True:
+        try:
+            return await _read_page(log, tape, after=after, limit=limit, types=types)
+        except PositionLostError:
+            again = await log.describe(tape.name)
+            if again is None or again.owner != tape.owner or again.epoch == tape.epoch:
+                raise NotFoundError from None
+            tape = again
+
+
+async def _read_page(log: EventLog, tape: Tape, *, after: int, limit: int, types: Collection[str]) -> bytes:
     events: list[bytes] = []
     number = b'"%d"' if tape.mixed else b"%d"
     size = scanned = 0
     reached = after
     while len(events) < limit and size < MAX_BYTES and scanned < MAX_SCANNED:
         wanted = MAX_READ if types else limit - len(events)
-        entries = await log.read(tape.name, reached, limit=min(wanted, MAX_READ, 256))
+        entries = await log.read(tape.name, reached, limit=min(wanted, MAX_READ, 256), epoch=tape.epoch)
         for entry in entries:
             reached = entry.offset
             scanned += 1

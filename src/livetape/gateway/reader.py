@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from livetape.errors import LivetapeError
+from livetape.errors import LivetapeError, PositionLostError
 from livetape.events.backoff import Backoff
 from livetape.events.log import EventLog, Position, Tape
 from livetape.events.pace import Pace
-from livetape.events.recovery import from_log, merge, skip_hole
+from livetape.events.recovery import from_log, merge, rising, skip_hole
 from livetape.events.tape_event import TapeEvent
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.subjects import Access, Kind, Subject
@@ -41,23 +41,33 @@ class TapeReader:
         """The tape of a subject."""
         return await self._log.describe(subject.tape)
 
-    async def read(self, subject: Subject, position: Position, pace: Pace) -> tuple[list[TapeEvent], bool]:
-        """The next chunk after a position, and whether there may be more."""
+    async def read(
+        self, subject: Subject, position: Position, pace: Pace, *, mixed: bool = False
+    ) -> tuple[list[TapeEvent], bool]:
+        """The next chunk after a position, and whether there may be more.
+
+        Raises:
+            PositionLostError: the tape has another epoch, or is gone.
+        """
         limit = pace.limit
-        entries = await self._log.read(subject.tape, position.offset, limit=limit)
+        entries = await self._log.read(subject.tape, position.offset, limit=limit, epoch=position.epoch or None)
         is_endless = subject.kind is Kind.GRAPH
-        events = [from_log(entry, position.epoch, is_endless=is_endless) for entry in entries]
+        events = [from_log(entry, position.epoch, is_endless=is_endless, mixed=mixed) for entry in entries]
         pace.saw(events)
         return events, len(entries) >= limit
 
     async def offset_at(self, subject: Subject, tape: Tape, time: datetime) -> int:
-        """The offset after which the events since this time begin."""
+        """The offset after which the events since this time begin.
+
+        Raises:
+            PositionLostError: the tape has been born again meanwhile, or is gone.
+        """
         low, high = max(0, tape.first_offset - 1), tape.offset
         while low < high:
             middle = (low + high) // 2
-            entries = await self._log.read(subject.tape, middle, limit=1)
+            entries = await self._log.read(subject.tape, middle, limit=1, epoch=tape.epoch)
             if entries and entries[0].time < time:
-                low = middle + 1
+                low = entries[0].offset
             else:
                 high = middle
         return low
@@ -71,24 +81,30 @@ class TapeReader:
         unavailable, missing = Backoff(), Backoff(first=0.02)
         while topic.references and not topic.denied:
             topic.stale = False
+            heard = topic.heard
             try:
                 tape = await self.describe(topic.subject)
                 if not may_read(topic, tape, self._options):
-                    if self._without_tape(topic, tape) or missing.tries >= LATE_OWNER_TRIES:
+                    if self._without_tape(topic, tape, heard) or missing.tries >= LATE_OWNER_TRIES:
                         return
                     await self._sleep(missing.next())
                     continue
                 assert tape is not None
                 _bind(topic, tape)
+                topic.settle(heard)
                 before = topic.position
-                events, more = await self.read(topic.subject, before, pace)
+                events, more = await self.read(topic.subject, before, pace, mixed=topic.mixed)
+            except PositionLostError:  # born again between the two questions: the next round finds out
+                await self._sleep(missing.next())
+                continue
             except LivetapeError as error:
                 if not error.retryable:
                     raise
                 await self._sleep(unavailable.next())
                 continue
             unavailable.reset()
-            merged = merge(topic.position, events, topic.tail)  # it may have gone on by itself meanwhile
+            there = topic.position  # it may have gone on by itself meanwhile
+            merged = rising(there, events) if topic.mixed else merge(there, events, topic.tail)
             topic.apply(merged.items)
             if not merged.behind and not more and not topic.stale:
                 return
@@ -98,9 +114,10 @@ class TapeReader:
                     return
                 await self._sleep(missing.next())
 
-    def _without_tape(self, topic: Topic, tape: Tape | None) -> bool:
+    def _without_tape(self, topic: Topic, tape: Tape | None, heard: int) -> bool:
         """There is no tape that may be read. True when that is all; False when it may still come."""
         if topic.proven:
+            topic.settle(heard)
             self._give_up(topic)
             return True
         reader = topic.key.reader
@@ -132,3 +149,14 @@ def _bind(topic: Topic, tape: Tape) -> None:
         topic.position = replace(topic.position, epoch=tape.epoch)
     elif topic.position.epoch != tape.epoch:
         topic.move(Position(tape.epoch, max(0, tape.first_offset - 1)))
+    topic.mixed = tape.mixed
+    if tape.mixed:
+        topic.tail.clear()
+        if is_trimmed(tape, topic.position):
+            topic.lose_unknown()
+            topic.position = replace(topic.position, offset=tape.first_offset - 1)
+
+
+def is_trimmed(tape: Tape, position: Position) -> bool:
+    """Whether events after this position of a mixed tape may be gone: a hole in its numbers does not tell."""
+    return 0 < position.offset < tape.first_offset - 1

@@ -76,12 +76,15 @@ Effect: TypeAlias = Send | Subscribe | Unsubscribe | Pause | ClientError | Close
 @dataclass(frozen=True, slots=True)
 class Subscribed:
     """How a subscription began: the newest position, whether `since` could be honoured, and how many tape events
-    lie between the two (an upper bound of the pushes: without `outputs:"each"` outputs are left out)."""
+    lie between the two (an upper bound of the pushes: without `outputs:"each"` outputs are left out).
+
+    `mixed`: somebody else writes to the tape too; what is pushed has no positions, and none can be continued."""
 
     epoch: str | None
     offset: int
     recovered: bool
     count: int
+    mixed: bool = False
 
 
 @dataclass(slots=True)
@@ -145,14 +148,13 @@ class Session:
         self._channels[request.subject] = _Channel(request.channel, request.each)
         data = b"null"
         if request.since is not None:
-            data = to_json(
-                {
-                    "epoch": result.epoch,
-                    "offset": result.offset,
-                    "recovered": result.recovered,
-                    "count": result.count,
-                }
-            )
+            told: dict[str, Any] = {
+                "epoch": result.epoch,
+                "offset": str(result.offset) if result.mixed else result.offset,
+                "recovered": result.recovered,
+                "count": result.count,
+            }
+            data = to_json(told | {"mixed": True} if result.mixed else told)
         answer = messages.reply(request.method, channel=request.channel, data=data, request_id=request.request_id)
         return [Send(answer), *self._drop_finished()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,6 +38,7 @@ class TapeStreams:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         metrics = metrics or NoMetrics()
+        clock = clock or SystemClock()
         self.hub = Hub(
             tail_max_events=options.tail_max_events,
             tail_max_bytes=options.tail_max_bytes,
@@ -44,10 +46,8 @@ class TapeStreams:
         )
         reader = TapeReader(log, options, sleep=sleep)
         self.broadcaster = Broadcaster(bus, self.hub, reader, metrics, sleep=sleep)
-        self.subscriptions = Subscriptions(
-            self.hub, self.broadcaster, reader, options, metrics, clock or SystemClock(), sleep=sleep
-        )
-        self._responses = TapeResponses(log, bus, self.subscriptions, options)
+        self.subscriptions = Subscriptions(self.hub, self.broadcaster, reader, options, metrics, clock, sleep=sleep)
+        self._responses = TapeResponses(log, bus, self.subscriptions, options, clock, sleep=sleep)
 
     @property
     def ready(self) -> asyncio.Event:
@@ -73,12 +73,13 @@ class TapeStreams:
         """
         self._responses.end_all()
 
-    async def respond(self, request: Request, tape: Tape) -> Response:
+    async def respond(self, request: Request, tape: Tape, *, until: datetime | None = None) -> Response:
         """The events of a tape as the request asks: JSON page, `text/event-stream` or `application/x-ndjson`.
 
-        The caller has checked that the tape may be read.
+        The caller has checked that the tape may be read. `until`: when the reader's token expires; a stream ends
+        `expiry_grace_seconds` later.
 
         Raises:
             ClosedError: the server stops, no new stream is begun.
         """
-        return await self._responses.respond(request, tape)
+        return await self._responses.respond(request, tape, until=until)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Self
 
 from livetape.auth import Principal
 from livetape.events import channel
+from livetape.events.jobs import UnownedJobs
 from livetape.events.log import Tape
-
-UnownedJobs: TypeAlias = Literal["admin", "any_user"]
-"""Who may watch jobs whose tape has no owner."""
 
 
 class Kind(StrEnum):

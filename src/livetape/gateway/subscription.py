@@ -7,16 +7,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from livetape.errors import LivetapeError
+from livetape.errors import LivetapeError, PositionLostError
 from livetape.events.backoff import Backoff
 from livetape.events.log import Position
 from livetape.events.pace import Pace
-from livetape.events.recovery import Gap, Item, merge
+from livetape.events.recovery import Gap, Item, merge, rising
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
-from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader
+from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader, is_trimmed
 from livetape.gateway.topic import NODE_OUTPUT, Topic
 from livetape.observability import Metrics, get_logger
 
@@ -140,16 +140,23 @@ class Subscription:
                 position = self._skip(position)
             if self._go_live(position, announce=announce):
                 return
+            mixed = topic.mixed
             try:
-                events, more = await self._reader.read(topic.subject, position, pace)
+                if mixed:
+                    position = await self._after_trimmed(position)
+                events, more = await self._reader.read(topic.subject, position, pace, mixed=mixed)
+            except PositionLostError:  # born again: the topic finds out, and then there is its new epoch to go on in
+                events, more = [], False
             except LivetapeError as error:
                 if not error.retryable:
                     raise
                 await self._sleep(backoff.next())
                 continue
-            merged = merge(position, events, topic.tail)
+            merged = rising(position, events) if mixed else merge(position, events, topic.tail)
+            before = position
             for item in merged.items:
-                self._forward(item)
+                self._forward(item, before)
+                before = _reached(item, before)
             if merged.position != position:
                 position = merged.position
                 backoff.reset()
@@ -160,29 +167,39 @@ class Subscription:
                 self._heal(topic)
                 await self._sleep(backoff.next())
 
+    async def _after_trimmed(self, position: Position) -> Position:
+        """On a mixed tape: where reading goes on, after having said that events may be gone, if they may be."""
+        tape = await self._reader.describe(self.topic.subject)
+        if tape is None or tape.epoch != position.epoch or not is_trimmed(tape, position):
+            return position
+        self._force(self._form.gap(None, None, position.epoch))
+        return Position(position.epoch, tape.first_offset - 1)
+
     def _skip(self, position: Position) -> Position:
         """There is nothing to read: the tape was born again, or it is not there. Say so and go on."""
         topic = self.topic
         if topic.readable and position.epoch == "":  # it was not there yet when this one began to watch
             return Position(topic.position.epoch, position.offset)
         if topic.readable:
-            self._force(self._form.gap(position.offset + 1, None, topic.position.epoch))
+            first = None if topic.mixed else position.offset + 1
+            self._force(self._form.gap(first, None, topic.position.epoch))
             return Position(topic.position.epoch, 0)
         return self._skip_to(topic.position, position)
 
     def _skip_to(self, there: Position, position: Position) -> Position:
         """What lies between cannot be had; when nothing does, something was lost that nobody knows."""
-        known = position.offset < there.offset
+        known = position.offset < there.offset and not self.topic.mixed
         first, last = (position.offset + 1, there.offset) if known else (None, None)
         self._force(self._form.gap(first, last, there.epoch or None))
         return there
 
-    def _forward(self, item: Item) -> None:
+    def _forward(self, item: Item, before: Position) -> None:
+        """Send what follows the position `before`."""
         if isinstance(item, Gap):
             self._force(self._form.gap(item.first, item.last, item.epoch))
             return
         topic = self.topic
-        if Position(item.epoch or "", (item.offset or 0) - 1) == topic.position:
+        if before == topic.position:
             topic.advance(item)  # the bus is later than the log: the others need not wait for it
         if self.each or item.event_type != NODE_OUTPUT:
             push = topic.push_of(item, self._form)
@@ -193,9 +210,15 @@ class Subscription:
         if position != self.topic.position:
             return False
         if announce:
-            self._force(self._form.replay_complete(position))
+            self._force(self._form.replay_complete(position, mixed=self.topic.mixed))
         return self.topic.join(self, self._form, position)
 
     def _force(self, data: bytes | None) -> None:
         if data is not None:
             self._client.outbox.force(Push(data))
+
+
+def _reached(item: Item, before: Position) -> Position:
+    """Where a reader stands who stood at `before` and was given this."""
+    offset = item.last if isinstance(item, Gap) else item.offset
+    return before if offset is None else Position(before.epoch, offset)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from livetape.auth import Principal
 from livetape.clock import Clock
-from livetape.errors import NotFoundError
+from livetape.errors import NotFoundError, PositionLostError
 from livetape.events.log import Position, Tape
 from livetape.gateway.broadcaster import Broadcaster
 from livetape.gateway.forms import Form
@@ -92,7 +92,7 @@ class Subscriptions:
             if not topic.begun:
                 # Only now does the bus deliver: what was written before is in this answer, the rest will come.
                 tape = await self._reader.describe(subject) or tape
-                self._begin_topic(topic, tape.position, final=tape.final)
+                self._begin_topic(topic, tape.position, final=tape.final, mixed=tape.mixed)
             return await self._resolve(topic, tape, since)
         except BaseException:
             self._release(topic)
@@ -165,14 +165,24 @@ class Subscriptions:
         self._hub.release(topic)
         self._broadcaster.release(topic.pattern)
 
-    def _begin_topic(self, topic: Topic, position: Position, *, final: bool) -> None:
-        if not topic.begun and topic.begin(position, final=final):
+    def _begin_topic(self, topic: Topic, position: Position, *, final: bool, mixed: bool = False) -> None:
+        if not topic.begun and topic.begin(position, final=final, mixed=mixed):
             self._broadcaster.heal(topic)
 
     # ---- positions -------------------------------------------------------------------------------------------------
 
+    async def offset_ago(self, subject: Subject, tape: Tape, seconds: float) -> int:
+        """The offset after which the events of the last `seconds` begin.
+
+        Raises:
+            PositionLostError: the tape has been born again meanwhile, or is gone.
+        """
+        return await self._reader.offset_at(subject, tape, self._clock.now() - timedelta(seconds=seconds))
+
     async def _resolve(self, topic: Topic, tape: Tape, since: Since | None) -> Opening:
         """Where to start on a tape that may be read, and what to say about it."""
+        if since is not None and (tape.mixed or topic.mixed):
+            return _at_the_end(topic, lost=True)
         floor = max(0, tape.first_offset - 1)
         top = max(tape.offset, topic.position.offset) if topic.position.epoch == tape.epoch else tape.offset
         match since:
@@ -183,8 +193,10 @@ class Subscriptions:
             case SinceLast(last=count):
                 start = max(floor, top - count)
             case SinceSeconds(seconds=seconds):
-                time = self._clock.now() - timedelta(seconds=seconds)
-                start = await self._reader.offset_at(topic.subject, tape, time)
+                try:
+                    start = await self.offset_ago(topic.subject, tape, seconds)
+                except PositionLostError:  # born again just now
+                    return _at_the_end(topic, lost=True)
             case SincePosition(epoch=epoch, offset=start):
                 # A position where nothing was missed yet holds even when everything before it is trimmed.
                 if epoch != tape.epoch or start > top or (start < floor and start < top):
@@ -195,7 +207,8 @@ class Subscriptions:
 
 def _at_the_end(topic: Topic, *, lost: bool = False) -> Opening:
     position = topic.position
-    return Opening(topic, None, Subscribed(position.epoch, position.offset, recovered=not lost, count=0), lost)
+    result = Subscribed(position.epoch, position.offset, recovered=not lost, count=0, mixed=topic.mixed)
+    return Opening(topic, None, result, lost)
 
 
 def _say_complete(form: Form, client: Client) -> None:

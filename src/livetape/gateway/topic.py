@@ -9,6 +9,7 @@ Per recipient there is one call of `put`: no Pydantic, no JSON, no log, no metri
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -19,9 +20,13 @@ from livetape.events.recovery import REPLACEMENT, Gap, Item, Tail
 from livetape.events.tape_event import TapeEvent
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
-from livetape.gateway.subjects import Subject
+from livetape.gateway.subjects import Kind, Subject
 
 NODE_OUTPUT: Final = "node_output_update"
+
+MAX_HELD_BYTES: Final = 4 * 1024 * 1024
+HELD_EVENT_BYTES: Final = 512
+"""What a held event counts at least."""
 
 
 class Member(Protocol):
@@ -95,8 +100,15 @@ class Topic:
         """Somebody reads its log to bring it up to date."""
         self.stale = False
         """Messages may have been lost since the log was last asked."""
+        self.mixed = False
+        """Somebody else writes to the tape too: only its log tells what comes, and in which order."""
+        self.heard = 0
+        """How many events of a job came without a position (see `settle`)."""
         self.references = 0
         """How many hold it (`Hub.hold`)."""
+        self._held: deque[tuple[int, TapeEvent]] = deque()
+        self._held_bytes = 0
+        self._spilled = False
         self._readers = 0
         self._max_event_bytes = max_event_bytes
         self._tally = tally
@@ -111,26 +123,33 @@ class Topic:
 
     # ---- events --------------------------------------------------------------------------------------------------
 
-    def begin(self, position: Position, *, final: bool) -> bool:
+    def begin(self, position: Position, *, final: bool, mixed: bool = False) -> bool:
         """From here on. Returns whether the log has to be read (see `offer`)."""
         self.begun = True
         self.position = position
         self.final = final
+        self.mixed = mixed
         kept = list(self.tail)
         self.tail.clear()
-        return sum(self.offer(event) for event in kept) > 0 or self.stale
+        return sum(self.offer(event) for event in kept) > 0 or self.stale or mixed
 
     def offer(self, event: TapeEvent) -> bool:
         """A live event. True: it does not join on, somebody has to read the log (`TapeReader.heal`)."""
         if self.denied:
             return False
         if event.offset is None:
+            if self.subject.kind is Kind.JOB:
+                self._hold(event)
+                return self.begun
             if self.proven:
                 self._deliver(event)
             return False
         if not self.begun:
             self.tail.add(event)
             return False
+        if self.mixed:
+            self.stale = True
+            return True
         if self._readers:
             self.tail.add(event)
         if not self.proven:
@@ -147,6 +166,21 @@ class Topic:
             return True
         self.advance(event)
         return False
+
+    def settle(self, heard: int) -> None:
+        """The log has told whether the tape is mixed, after the first `heard` events without a position had come.
+
+        Those of a mixed tape stand on it, and are delivered from there; others are nowhere else, and are now.
+        """
+        while self._held and self._held[0][0] <= heard:
+            _, event = self._held.popleft()
+            self._held_bytes -= len(event.payload) + HELD_EVENT_BYTES
+            if not self.mixed:
+                self._deliver(event)
+        if self._spilled:
+            self._spilled = False
+            if not self.mixed:
+                self.lose_unknown()
 
     def advance(self, event: TapeEvent) -> None:
         """Hand over the event that comes next."""
@@ -179,7 +213,7 @@ class Topic:
 
     def move(self, position: Position) -> None:
         """The tape was born again: go on from here. Everybody is told."""
-        self.lose(Gap(self.position.offset + 1, None, position.epoch))
+        self.lose(Gap(None if self.mixed else self.position.offset + 1, None, position.epoch))
         self.position = position
         self.final = False
 
@@ -223,11 +257,24 @@ class Topic:
     def push_of(self, event: TapeEvent, form: Form) -> Push | None:
         """What leaves for this event in this form; None when nothing does."""
         if len(event.payload) > self._max_event_bytes or event.event_type == REPLACEMENT:
-            return Push(form.too_large(event.offset, event.epoch))
+            return Push(form.too_large(event.offset, event.epoch, mixed=event.mixed))
         data = form.event(event)
         return None if data is None else Push(data)
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _hold(self, event: TapeEvent) -> None:
+        """An event of a job without a position: either it is on no tape, or on one that has become mixed."""
+        self.stale = True
+        self.heard += 1
+        if not self.proven or self.mixed:
+            return
+        self._held.append((self.heard, event))
+        self._held_bytes += len(event.payload) + HELD_EVENT_BYTES
+        while self._held_bytes > MAX_HELD_BYTES and len(self._held) > 1:
+            _, oldest = self._held.popleft()
+            self._held_bytes -= len(oldest.payload) + HELD_EVENT_BYTES
+            self._spilled = True
 
     def _drop_tail(self) -> None:
         if self._readers == 0:

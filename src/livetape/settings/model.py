@@ -58,7 +58,9 @@ class GatewaySettings(Section):
     message_burst: Count = Field(1_000, description="Messages that a client may send at once before it is slowed.")
     flood_seconds: Seconds = Field(30.0, description="A client that must be slowed for so long is closed (4029).")
     expiry_notice_seconds: Seconds = Field(60.0, description="`token_expiring` comes so long before the end.")
-    expiry_grace_seconds: Seconds = Field(30.0, description="The socket is closed (4003) so long after the end.")
+    expiry_grace_seconds: Seconds = Field(
+        30.0, description="The socket is closed (4003), a stream ends so long after the end."
+    )
     keepalive_seconds: Positive = Field(15.0, description="A comment on an event stream silent for so long.")
     replay_chunk_bytes: Count = Field(262_144, description="About as much is read from a tape at once.")
     replay_chunk_events: int = Field(256, ge=1, le=1_000, description="Events read from a tape at once.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -202,6 +202,20 @@ class CountsNobody(SoftBus):
         return 0
 
 
+class SendsBackwards(SoftBus):
+    """Of many at once the last goes first."""
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int | BaseException]:
+        return (await super().publish_many(messages[::-1]))[::-1]
+
+
+class StopsAtTheFirst(SoftBus):
+    """One refusal is that of all who come after it."""
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int | BaseException]:
+        return [await self.publish(channel, data) for channel, data in messages]
+
+
 class LosesSilently(MemoryBus):
     """Bounded, but without a marker where messages were lost."""
 
@@ -265,6 +279,8 @@ BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
     ForgetsRemove: "test_a_removed_channel_is_silent",
     PublishesToPatterns: "test_a_star_in_a_published_channel_is_refused",
     CountsNobody: "test_publish_returns_how_many_listened",
+    SendsBackwards: "test_many_at_once_arrive_in_order",
+    StopsAtTheFirst: "test_of_many_each_has_its_own_outcome",
     LosesSilently: "test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker",
     Unbounded: "test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker",
     NeverEnds: "test_closing_a_subscription_ends_its_iteration",

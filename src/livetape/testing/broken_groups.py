@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from livetape.errors import NotFoundError
-from livetape.events.groups import ConsumerGroups, Delivered, Pending
+from livetape.events.groups import ConsumerGroups, Delivered, Pending, check_names
 from livetape.events.log import MAX_READ, Entry
 from livetape.testing.fakes import FakeLog, ManualClock
 
@@ -42,6 +42,9 @@ class SoftGroups(ConsumerGroups):
     def now(self) -> float:
         return self.clock.monotonic()
 
+    def check(self, *names: str) -> None:
+        check_names(*names)
+
     def crew(self, tape: str, group: str) -> Crew | None:
         return self.crews.get((tape, group))
 
@@ -52,6 +55,7 @@ class SoftGroups(ConsumerGroups):
         return crew
 
     async def create(self, tape: str, group: str, *, after: int = 0) -> bool:
+        self.check(group)
         if (tape, group) in self.crews:
             return False
         self.crews[tape, group] = Crew(after)
@@ -70,6 +74,7 @@ class SoftGroups(ConsumerGroups):
     async def take(
         self, tape: str, group: str, consumer: str, *, limit: int = 100, wait_s: float = 0
     ) -> Sequence[Delivered]:
+        self.check(group, consumer)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         while True:
@@ -80,6 +85,7 @@ class SoftGroups(ConsumerGroups):
             await asyncio.sleep(0.005)
 
     async def ack(self, tape: str, group: str, *offsets: int) -> int:
+        self.check(group)
         crew = self.crew(tape, group)
         return 0 if crew is None else sum(crew.held.pop(offset, None) is not None for offset in offsets)
 
@@ -90,6 +96,7 @@ class SoftGroups(ConsumerGroups):
     async def claim(
         self, tape: str, group: str, consumer: str, *, idle_s: float, limit: int = 100
     ) -> Sequence[Delivered]:
+        self.check(group, consumer)
         crew = self.required(tape, group)
         self.forget_trimmed(tape, crew)
         return [self.pass_on(held, consumer) for held in self.idle(crew, idle_s)[:limit]]
@@ -104,6 +111,7 @@ class SoftGroups(ConsumerGroups):
         return Delivered(held.entry, held.deliveries)
 
     async def pending(self, tape: str, group: str, *, limit: int = MAX_READ) -> Sequence[Pending]:
+        self.check(group)
         crew = self.crew(tape, group)
         if crew is None:
             return []
@@ -113,6 +121,7 @@ class SoftGroups(ConsumerGroups):
         ][:limit]
 
     async def drop(self, tape: str, group: str) -> bool:
+        self.check(group)
         return self.crews.pop((tape, group), None) is not None
 
 
@@ -173,6 +182,20 @@ class SimpleNames(SoftGroups):
 
     def crew(self, tape: str, group: str) -> Crew | None:
         return super().crew(tape, group[:64].lower())
+
+
+class LongNames(SoftGroups):
+    """Any length will do."""
+
+    def check(self, *names: str) -> None:
+        super().check(*(name[:200] for name in names))
+
+
+class NamelessConsumers(SoftGroups):
+    """Only the names of groups are looked at."""
+
+    def check(self, *names: str) -> None:
+        super().check(names[0])
 
 
 class ForgetsTheEnd(SoftGroups):
@@ -424,6 +447,8 @@ BROKEN_GROUPS: Final[Mapping[Callable[[], SoftGroups], str]] = {
     NeverForgets: "test_a_dropped_group_is_forgotten",
     MakesGroups: "test_an_absent_group_is_told_from_an_empty_one",
     SimpleNames: "test_names_are_taken_as_they_are",
+    LongNames: "test_names_that_cannot_be_are_refused",
+    NamelessConsumers: "test_names_that_cannot_be_are_refused",
     ForgetsTheEnd: "test_entries_come_as_they_are_on_the_tape",
     TakesAll: "test_no_more_are_taken_than_asked_for",
     NoMost: "test_never_more_than_the_most_are_taken",

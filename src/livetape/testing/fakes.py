@@ -128,6 +128,13 @@ class FakeLog(EventLog):
         """The tape is gone, as after the loss of a server without persistence."""
         self.reels.pop(tape, None)
 
+    def cut(self, tape: str, keep: int) -> None:
+        """What follows this offset was never written, as after a restore from an older copy. The epoch stays."""
+        reel = self.reels[tape]
+        reel.entries = [entry for entry in reel.entries if entry.offset <= keep]
+        reel.keys = {key: offset for key, offset in reel.keys.items() if offset <= keep}
+        reel.tape = replace(reel.tape, offset=keep, final=any(entry.final for entry in reel.entries))
+
     async def close(self) -> None:
         self._closed = True
 

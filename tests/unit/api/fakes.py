@@ -21,6 +21,7 @@ from livetape.errors import ConflictError, GraphValidationError, NotFoundError
 from livetape.events.channel import execution_tape, graph_tape, job_tape
 from livetape.events.executions import ExecutionStatus, GraphExecution, GraphExecutionMeta, NodeExecutionResult
 from livetape.events.log import Position, Tape
+from livetape.events.recorder import Recorded
 
 KEY = "a-key-of-more-than-thirty-two-bytes-for-tests"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -206,11 +207,11 @@ class Executions:
 @dataclass
 class Jobs:
     tapes: Tapes
-    published: list[tuple[str, str, str, Any, str | None, str | None]] = field(default_factory=list)
+    published: list[tuple[str | None, str, str, Any, str | None, str | None]] = field(default_factory=list)
 
     async def publish(
         self,
-        user_id: str,
+        user_id: str | None,
         job_id: str,
         event_type: str,
         data: Any,
@@ -218,14 +219,16 @@ class Jobs:
         timestamp: str | None = None,
         idempotency_key: str | None = None,
         is_admin: bool = False,
-    ) -> Position:
+    ) -> Recorded:
         name = job_tape(job_id)
         known = self.tapes.tapes.get(name) or tape(name, user_id)
-        if known.owner not in {None, user_id} and not is_admin:
+        if user_id is not None and known.owner not in {None, user_id} and not is_admin:
             raise NotFoundError(f"Job #{job_id} not found.")
-        self.tapes.put(replace(known, offset=known.offset + 1, final=event_type == "task_completed"))
+        owner = known.owner or user_id
+        self.tapes.put(replace(known, owner=owner, offset=known.offset + 1, final=event_type == "task_completed"))
         self.published.append((user_id, job_id, event_type, data, timestamp, idempotency_key))
-        return Position(EPOCH, known.offset + 1)
+        position = Position(EPOCH, known.offset + 1)
+        return Recorded(position, f"{position.offset}-0", 0, mixed=known.mixed)
 
 
 async def event_streams(request: Request, tape: Tape) -> Response:

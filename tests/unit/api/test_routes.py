@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -222,6 +223,33 @@ class TestJobs:
         world.tapes.put(tape(job_tape("j"), None))
         assert (await client.get("/api/jobs/j")).status_code == 404
         assert (await client.get("/api/jobs/j", headers=bearer("root", role="admin"))).status_code == 200
+
+    @pytest.mark.parametrize("unowned", ["admin", "any_user"])
+    async def test_nobody_gets_one_by_writing_to_it(self, connected: Any, unowned: Any) -> None:
+        """It has events of somebody who named no owner: to own it would be to read them."""
+        world = World(jobs_unowned=unowned)
+        world.tapes.put(tape(job_tape("j"), None, offset=3))
+        event = {"event_type": "x"}
+        async with connected(world, headers=bearer()) as client:
+            answer = await client.post("/api/jobs/j/events", json=event)
+            assert answer.status_code == (404 if unowned == "admin" else 201)
+            if unowned == "admin":
+                assert answer.json()["detail"] == "Job #j not found."
+            admin = await client.post("/api/jobs/j/events", json=event, headers=bearer("root", role="admin"))
+            assert admin.status_code == 201
+        assert world.tapes.tapes[job_tape("j")].owner is None
+        assert [entry[0] for entry in world.jobs.published] == [None] * (1 if unowned == "admin" else 2)
+
+    async def test_one_without_events_belongs_to_its_first_writer(self, client: Client, world: World) -> None:
+        world.tapes.put(tape(job_tape("j"), None))
+        assert (await client.post("/api/jobs/j/events", json={"event_type": "x"})).status_code == 201
+        assert world.tapes.tapes[job_tape("j")].owner == "alice"
+
+    async def test_positions_on_a_tape_that_others_write_to_are_strings(self, client: Client, world: World) -> None:
+        offset = 2**60
+        world.tapes.put(replace(tape(job_tape("j"), "alice", offset=offset), mixed=True))
+        answer = await client.post("/api/jobs/j/events", json={"event_type": "x"})
+        assert answer.json() == {"epoch": EPOCH, "offset": str(offset + 1), "mixed": True}
 
     async def test_unless_everybody_may_see_them(self, connected: Any) -> None:
         world = World(jobs_unowned="any_user")

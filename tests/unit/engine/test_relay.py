@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +16,9 @@ from livetape.adapters.memory.bus import MemoryBus
 from livetape.engine.relay import Relay
 from livetape.errors import BusUnavailableError
 from livetape.events.bus import Subscription
+from livetape.events.channel import graph_tape
 from livetape.events.codec import Envelope, split
+from livetape.events.executions import ExecutionStatus, GraphExecutionEvent, NodeExecutionEvent
 from livetape.events.log import NewEvent
 from livetape.observability import NoMetrics
 from livetape.store.executions import Committed, TapeRelayStore
@@ -159,6 +164,68 @@ async def test_an_event_over_the_limit_is_replaced_and_keeps_its_number() -> Non
         assert (first.event_type, first.offset) == ("error_comms_update", 1)
         assert first.payload == (
             b'{"event_type":"error_comms_update","error":"Payload too large for Redis transmission",'
-            b'"original_size_bytes":%d,"max_size_bytes":100}' % len(big.payload)
+            b'"original_size_bytes":%d,"max_size_bytes":100}' % len(b'{"payload":%b}' % big.payload)
         )
         assert second.offset == 2
+
+
+def node_event(**data: Any) -> NodeExecutionEvent:
+    return NodeExecutionEvent.model_validate(
+        {
+            "user_id": "u",
+            "graph_id": "g",
+            "graph_version": 1,
+            "graph_exec_id": "e",
+            "node_exec_id": "ne",
+            "node_id": "n",
+            "block_id": "b",
+            "status": "COMPLETED",
+            "input_data": {},
+            "output_data": {},
+            "add_time": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+        | data
+    )
+
+
+async def test_values_of_an_event_over_the_limit_are_shortened_on_the_bus_and_whole_on_the_tape() -> None:
+    stage = Stage(1)
+    limit = 4000
+    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics(), max_message_bytes=limit)
+    whole = node_event(input_data={"in": ["a"]}, output_data={"result": ["head" + "x" * 10_000 + "tail"]})
+    event = NewEvent(whole.event_type, whole.model_dump_json().encode())
+    await stage.log.append(TAPE, event)
+    async with stage.running() as heard:
+        await stage.relay.ready.wait()
+        stage.relay.offer(Committed(TAPE, CHANNEL, "epoch", "g", "e", 1, [event]))
+        (copy,) = await take(heard, 1)
+    assert len(copy.encode()) <= limit
+    assert (copy.event_type, copy.offset) == ("node_execution_update", 1)
+    cut = NodeExecutionEvent.model_validate_json(copy.payload)
+    assert cut.input_data == {"in": ["a"]}
+    (value,) = cut.output_data["result"]
+    assert value.startswith("headxxx")
+    assert value.endswith("xxxtail")
+    assert cut.model_copy(update={"output_data": whole.output_data}) == whole
+    assert (await stage.log.read(TAPE))[0].payload == event.payload
+
+
+@pytest.mark.parametrize("room", [-1, 0])
+async def test_the_limit_is_that_of_the_whole_message(room: int) -> None:
+    """With the positions on both tapes beside the payload."""
+    graph = GraphExecutionEvent(
+        id="e", user_id="u", graph_id="g", graph_version=1, status=ExecutionStatus.RUNNING, inputs={"text": "x" * 3000}
+    )
+    event = NewEvent(graph.event_type, graph.model_dump_json().encode())
+    stage = Stage(1)
+    on_graph = await stage.log.create(graph_tape("g"), owner="u", channel="")
+    message = Envelope(event.payload, event.event_type, 1, "epoch", 1, on_graph.epoch).encode()
+    limit = len(message) + room
+    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics(), max_message_bytes=limit)
+    async with stage.running() as heard:
+        await stage.relay.ready.wait()
+        stage.relay.offer(Committed(TAPE, CHANNEL, "epoch", "g", "e", 1, [event]))
+        (copy,) = await take(heard, 1)
+    assert len(copy.encode()) <= limit
+    assert (copy.event_type, copy.offset, copy.graph_offset) == ("graph_execution_update", 1, 1)
+    assert (copy.payload == event.payload) is (room == 0)

@@ -73,6 +73,14 @@ class LossyBus(Bus):
         for late in held:
             await self._inner.publish(*late)
 
+    def forget(self) -> None:
+        """What is held back never arrives."""
+        self._held.clear()
+
+    async def publish_as_it_is(self, channel: str, data: bytes) -> None:
+        """Without faults."""
+        await self._inner.publish(channel, data)
+
     async def cut(self) -> None:
         """All links break."""
         for subscription in tuple(self.open):

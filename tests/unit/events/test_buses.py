@@ -35,6 +35,7 @@ from livetape.events.notifications import (
     NotificationPayload,
     OnboardingNotificationPayload,
 )
+from livetape.events.typed import EventBus
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NODE: dict[str, Any] = {
@@ -317,3 +318,26 @@ def test_the_synchronous_faces() -> None:
     with RedisNotificationEventBus(bus=MemoryBus()) as notifications, notifications.listen() as listener:
         assert notifications.publish(NotificationEvent(user_id="u", payload=NotificationPayload(type="t", event="e")))
         assert next(listener).user_id == "u"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "redis://localhost:abc", "redis://localhost/0?bogus=1", "sqlite://x.db", "redis://localhost/x"]
+)
+def test_a_url_that_cannot_be_used_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ConfigError):
+        Declared(url)
+    with pytest.raises(ConfigError):
+        EventBus(Thing, name="things", url=url)
+
+
+def test_a_thread_cannot_use_an_asynchronous_client() -> None:
+    class OfLoop:
+        async def execute_command(self) -> None: ...
+
+    with pytest.raises(ConfigError, match="asynchronous client"):
+        RedisEventBus[Thing](OfLoop(), event_bus_name="things")
+
+
+async def test_the_state_can_be_seen() -> None:
+    assert Declared(bus=MemoryBus()).state == "closed"
+    assert RedisEventBus[Thing](bus=MemoryBus(), event_bus_name="things").state == "closed"

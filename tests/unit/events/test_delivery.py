@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.errors import BusUnavailableError, ChannelError
+from livetape.errors import BusUnavailableError, ChannelError, ConfigError
 from livetape.events.codec import split
 from livetape.events.delivery import DeliveryPolicy
 from livetape.events.event import Event
@@ -434,3 +434,66 @@ async def test_a_batch_refuses_what_it_cannot_hold_or_send() -> None:
     await batch.close()
     assert rig.adapter.taken == [0, 1, 2]
     await rig.bus.close()
+
+
+async def test_who_waits_is_answered_within_the_bound() -> None:
+    rig = Rig(DeliveryPolicy(first_delay_s=1000, longest_delay_s=1000, wait_s=0.05))
+    rig.adapter.away = True
+    tasks = rig.start(1, 2)  # real time passes, the manual clock stands still
+    assert all([(await asyncio.wait_for(task, 5)).buffered for task in tasks])
+    assert rig.bus.state == "open"
+    rig.adapter.away = False
+    await rig.bus.close()
+    assert rig.adapter.taken == [1, 2]
+
+
+async def test_many_who_find_no_room_are_answered_at_once() -> None:
+    rig = Rig()
+    rig.adapter.away = True
+    tasks = rig.start(*range(5000))
+    await rig.until(lambda: rig.bus.state == "open")
+    outcomes = [await task for task in tasks]
+    assert [outcome.buffered for outcome in outcomes] == [True] * 1000 + [False] * 4000
+    rig.adapter.away = False
+    await rig.bus.close()
+
+
+async def test_a_live_bus_knows_no_repetitions() -> None:
+    rig = Rig()
+    assert isinstance((await rig.bus.publish(Tick(number=1), "k", idempotency_key="x")).error, ConfigError)
+    await rig.bus.close()
+    assert not rig.bus.publish_soon(Tick(number=1), "k")
+
+
+class SilentBus(BusWithOutages):
+    """One that does not answer before it is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = asyncio.Event()
+        self.allowed.set()
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        await self.allowed.wait()
+        return await super().publish(channel, data)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_bus_that_is_silent_does_not_keep_its_publisher(known: bool) -> None:
+    adapter = SilentBus()
+    policy = DeliveryPolicy(wait_s=0.1, open_s=0.05, longest_open_s=0.05)
+    async with EventBus(Tick, name="ticks", bus=adapter, policy=policy) as bus:
+        before = [0] if known else []  # of a class that was seen before, it goes the short way
+        for number in before:
+            await bus.publish(Tick(number=number), "k")
+        adapter.allowed.clear()
+        published = await asyncio.wait_for(bus.publish(Tick(number=1), "k"), 5)
+        assert published.buffered
+        assert (await asyncio.wait_for(bus.publish(Tick(number=2), "k"), 5)).buffered
+        adapter.allowed.set()
+        assert await bus.flush(5) == 0
+        assert adapter.taken == [*before, 1, 2]
+        assert bus.state == "closed"
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+from contextlib import suppress
 from typing import Any, Literal
 
 import pytest
@@ -14,13 +15,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.errors import ChannelError, ClosedError, CodecError, ConfigError, DecryptionError
+from livetape.errors import BusUnavailableError, ChannelError, ClosedError, CodecError, ConfigError, DecryptionError
+from livetape.events.bus import Subscription
 from livetape.events.codec import Encoded, JsonCodec
 from livetape.events.event import Event
 from livetape.events.executions import EXECUTION_EVENTS, NodeOutputEvent
 from livetape.events.open import Backend
+from livetape.events.recorder import LogRecorder
 from livetape.events.typed import EventBus
 from livetape.observability import TRACEPARENT
+from livetape.testing.fakes import FakeLog
 
 
 class Note(Event):
@@ -322,6 +326,89 @@ async def test_a_wait_that_is_given_up_loses_nothing() -> None:
             await asyncio.wait_for(anext(listener), 0.01)
         await bus.publish(Note(text="x"), "a")
         assert await soon(listener) == Note(text="x")
+
+
+class Away(MemoryBus):
+    """Cannot be reached while `away`; then `slow` holds a subscription up until it is set."""
+
+    def __init__(self, tries: int = 10**9) -> None:
+        super().__init__()
+        self.tries_left = tries
+        self.slow: asyncio.Event | None = None
+
+    async def subscribe(self, *patterns: str) -> Subscription:
+        if self.tries_left > 0:
+            self.tries_left -= 1
+            await asyncio.sleep(0.01)
+            raise BusUnavailableError
+        if self.slow is not None:
+            while not self.slow.is_set():
+                with suppress(asyncio.CancelledError):  # as late as can be
+                    await self.slow.wait()
+        return await super().subscribe(*patterns)
+
+
+async def no_sleep(seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_the_timeout_of_a_wait_covers_the_opening(durable: bool) -> None:
+    adapter, log = Away(), FakeLog()
+    backend = Backend(adapter, log, LogRecorder(log, adapter))
+    async with EventBus(Note, name="notes", backend=backend, durable=durable) as bus, asyncio.timeout(5):
+        assert await bus.wait_for("a", 0.1) is None
+        assert adapter.tries_left < 10**9
+        if not durable:
+            with pytest.raises(BusUnavailableError):
+                await bus.wait_for("a")
+            with pytest.raises(BusUnavailableError):
+                await bus.listen("a").ready()
+
+
+async def test_a_loop_over_events_waits_for_the_server_as_long_as_it_takes() -> None:
+    gaps: list[str] = []
+    adapter = Away(tries=50)
+    async with note_bus(adapter, on_gap=gaps.append, sleep=no_sleep) as bus:
+        listener = bus.listen("a")
+        waiting = asyncio.ensure_future(anext(listener))
+        await asyncio.sleep(0.02)
+        assert listener.state == "connecting"
+        with pytest.raises(BusUnavailableError):
+            await listener.ready()
+        while listener.state != "listening":
+            await asyncio.sleep(0.01)
+        await bus.publish(Note(text="x"), "a")
+        assert await waiting == Note(text="x")
+        assert gaps == ["notes/a"], "what was published meanwhile is lost"
+
+
+async def test_a_listener_that_tries_for_ever_can_be_closed() -> None:
+    async with note_bus(Away()) as bus, asyncio.timeout(5):
+        listener = bus.listen("a")
+        waiting = asyncio.ensure_future(anext(listener))
+        await asyncio.sleep(0.2)
+        await listener.close()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+        assert listener.state == "closed"
+
+
+async def test_a_listener_closed_while_it_opens_stays_closed() -> None:
+    adapter = Away(tries=0)
+    adapter.slow = asyncio.Event()
+    async with note_bus(adapter) as bus, asyncio.timeout(5):
+        listener = bus.listen("a")
+        opening = asyncio.ensure_future(listener.ready())
+        await asyncio.sleep(0.01)
+        await listener.close()
+        await asyncio.sleep(0.01)
+        adapter.slow.set()
+        await opening
+        assert listener.state == "closed"
+        assert await adapter.publish("notes/a", b"{}") == 0
+        with pytest.raises(StopAsyncIteration):
+            await anext(listener)
 
 
 async def test_a_position_needs_a_durable_bus() -> None:

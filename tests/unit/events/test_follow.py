@@ -294,19 +294,78 @@ async def test_a_tape_that_is_lost_and_stays_away_is_waited_for() -> None:
         assert reader.brief == [1, 2, (3, None), 1]
 
 
-async def test_what_the_log_never_shows_is_told_and_what_came_live_is_given() -> None:
+@pytest.mark.parametrize("offset", [5, 999])
+@pytest.mark.parametrize("event_type", ["step", REPLACEMENT])
+async def test_what_the_log_never_shows_is_dropped(
+    offset: int, event_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forged, or from a publisher on a log that was lost: it must not make anybody deaf."""
     rig = Rig()
-    await rig.record(2)
+    await rig.record(3)
     async with reading(rig.follow()) as reader:
-        await rig.bus.publish(CHANNEL, Envelope(b"{}", "step", 5, "epoch1").encode())
+        await rig.bus.publish(CHANNEL, Envelope(b"{}", event_type, offset, "epoch1").encode())
         await rig.advance(5)
-        assert reader.brief == [1, 2, (3, 4), 5]
+        assert reader.brief == [1, 2, 3]
+        assert "does not have" in caplog.text
+        await rig.record(6)
+        await settle()
+        assert reader.brief == list(range(1, 10))
+
+
+async def test_forged_offsets_do_not_hold_up_what_is_real() -> None:
+    rig = Rig()
+    await rig.record()
+    async with reading(rig.follow()) as reader:
+        for number in range(2, 30):
+            await rig.bus.publish(CHANNEL, Envelope(b"{}", "step", 500 + number, "epoch1").encode())
+            await rig.record()
+            await rig.advance(1)
+            assert reader.brief == list(range(1, number + 1))
+
+
+@pytest.mark.parametrize("after", [6, 999])
+async def test_a_position_beyond_the_end_is_told_and_followed_from_the_end(after: int) -> None:
+    rig = Rig()
+    await rig.record(3)
+    async with reading(rig.follow(Position("epoch1", after))) as reader:
+        assert reader.seen == [Gap(None, None, "epoch1")]
+        await rig.record(4)
+        await settle()
+        assert reader.brief[1:] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_a_log_that_loses_its_end_is_told(linked: bool) -> None:
+    """Its epoch is the same, its numbers come again."""
+    rig = Rig()
+    await rig.record(6)
+    async with reading(rig.follow()) as reader:
+        rig.log.cut(TAPE, 3)
+        if not linked:
+            await rig.bus.cut()
+            await rig.advance(6)
+        await rig.record()
+        await settle()
+        assert reader.seen[6] == Gap(None, None, "epoch1")
+        await rig.record(5)
+        await settle()
+        assert reader.brief[7:] == [*([] if linked else [4]), 5, 6, 7, 8, 9]
+
+
+async def test_a_position_without_a_tape_is_of_no_use_to_a_tape_that_is_born_later() -> None:
+    rig = Rig()
+    async with reading(rig.follow(Position("", 6))) as reader:
+        await rig.record(2)
+        await rig.advance(1)
+        assert reader.brief == [(None, None), 1, 2]
 
 
 async def test_what_was_too_large_and_is_lost_from_the_log_is_a_gap() -> None:
     rig = Rig()
     async with reading(rig.follow()) as reader:
-        await rig.bus.publish(CHANNEL, Envelope(b"{}", REPLACEMENT, 1, "gone").encode())
+        await rig.bus.publish(
+            CHANNEL, Envelope(b'{"event_type":"error_comms_update"}', REPLACEMENT, 1, "gone").encode()
+        )
         await rig.bus.publish(CHANNEL, Envelope(b"{}", "step", 2, "gone").encode())
         await rig.advance(5)
         assert reader.brief == [(1, 1), 2]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from livetape.errors import LogUnavailableError
+from livetape.events.codec import Envelope
 from livetape.events.follow import FollowOptions, follow
 from livetape.events.log import MAX_READ, Entry, NewEvent, Position, Tape
 from livetape.events.recorder import Live, LogRecorder
@@ -88,7 +89,7 @@ class Reader:
                 return Position("", 0)
             first = self.seen[0]
             offset = (first.first if isinstance(first, Gap) else first.offset) or 1
-            is_reborn = isinstance(first, Gap) and first.last is None
+            is_reborn = isinstance(first, Gap) and first.last is None and first.first is not None
             start = Position("unknown" if is_reborn else first.epoch or "", offset - 1)
         return check(self.seen, start, truth)
 
@@ -198,6 +199,25 @@ class FollowMachine(RuleBasedStateMachine):
             self.recorder = LogRecorder(self.log, self.bus)
             self.truth.epoch = ""
 
+    @rule(share=st.floats(0, 1))
+    def restore(self, share: float) -> None:
+        """The server comes back as it was once, with the same epoch. What was on its way is gone with its links."""
+        if self.truth.epoch:
+            keep = max(int(self.truth.offset * share), self.truth.trimmed.get(self.truth.epoch, 0))
+            self.log.cut(TAPE, keep)
+            self.truth.cut(keep)
+            self.bus.forget()
+            self.run(self.bus.cut())
+            self.run(self.rest())
+
+    @rule(ahead=st.sampled_from([10**3, 10**9]), form=st.sampled_from(["step", REPLACEMENT]))
+    def forge(self, ahead: int, form: str) -> None:
+        """Somebody publishes what no log has; or a publisher whose log is lost."""
+        if self.truth.epoch and not self.log.is_down:
+            message = Envelope(b'{"forged":1}', form, self.truth.offset + ahead, self.truth.epoch).encode()
+            self.run(self.bus.publish_as_it_is(CHANNEL, message))
+            self.run(self.wait(8))  # until the log has been asked for it often enough
+
     @rule(seconds=st.sampled_from([0.5, 3, 30]))
     def time_passes(self, seconds: float) -> None:
         self.run(self.wait(seconds))
@@ -209,6 +229,9 @@ class FollowMachine(RuleBasedStateMachine):
             if self.readers:
                 self.log.is_down = self.bus.down = False
                 self.run(self.wait(QUIET_S))
+                if self.truth.epoch and self.truth.undone.get(self.truth.epoch):
+                    self.append(2, "unpushed")  # who was told of a lost end: from where the tape ends now, all comes
+                    self.run(self.wait(QUIET_S))
                 for reader in self.readers:
                     reached = reader.check(self.truth)
                     assert reader.task is None or not reader.task.done()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
+from textwrap import dedent
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,9 +39,9 @@ GOLDEN = {
         NotificationEvent NotificationPayload OnboardingNotificationPayload Pending Portal Position
         PositionLostError ProcessLinks Published Publisher Recorded Recorder RedisEventBus
         RedisExecutionEventBus RedisNotificationEventBus RedisStreamPublisher Retention RetentionPolicy
-        RetentionReport Rule Silent Stats Subscription SyncIterator Taken Tape TapeHoleError TextAssembler
-        TextChange TextPart TokenRecord TokenStream TokenText TooFrequent follow_text onto_job open_backend
-        open_client read_text
+        RetentionReport Rule Silent Stats Subscription SyncIterator Taken Tape TapeHoleError TapeRetention
+        TextAssembler TextChange TextPart TokenRecord TokenStream TokenText TooFrequent follow_text onto_job
+        open_backend open_client read_text
     """,
 }
 MODULES = sorted(GOLDEN)
@@ -99,3 +102,36 @@ def unexplained(name: str, value: object) -> Iterator[str]:
                 continue
             if not inspect.getdoc(getattr(value, member)):
                 yield f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_errors_are_named_where_they_are_raised(name: str) -> None:
+    """A `raise` in a public function or method is in its docstring, or in that of its class."""
+    silent = [where for exported, value in named(import_module(name)) for where in unnamed_errors(exported, value)]
+    assert silent == []
+
+
+def unnamed_errors(name: str, value: object) -> Iterator[str]:
+    if not is_ours(value):
+        return
+    if inspect.isfunction(value):
+        yield from (f"{name}: {error}" for error in raised_by(value) if error not in (value.__doc__ or ""))
+    if inspect.isclass(value):
+        for member, found in inspect.getmembers_static(value):
+            function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+            if isinstance(function, property):
+                function = function.fget
+            if not inspect.isfunction(function) or not is_ours(function):
+                continue
+            if member == "__init__" or not member.startswith("_"):
+                explained = f"{value.__doc__} {inspect.getdoc(getattr(value, member))}"
+                yield from (f"{name}.{member}: {error}" for error in raised_by(function) if error not in explained)
+
+
+def raised_by(function: Any) -> set[str]:
+    """The classes of the errors that it makes and raises itself."""
+    if function.__code__.co_filename.startswith("<"):
+        return set()  # made by `dataclass`
+    tree = ast.parse(dedent(inspect.getsource(function)))
+    made = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {call.func.id for call in made if isinstance(call.func, ast.Name) and call.func.id[0].isupper()}

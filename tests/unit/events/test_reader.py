@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.errors import ConfigError, PositionLostError
+from livetape.errors import ChannelError, ConfigError, PositionLostError
 from livetape.events.job_record import JobRecord
 from livetape.events.log import Entry, NewEvent, Position
 from livetape.events.open import Backend
@@ -76,8 +76,32 @@ async def test_after_is_said_in_several_ways(after: object) -> None:
         assert numbers([await anext(items), await anext(items)]) == [4, 5]
 
 
-@pytest.mark.parametrize("after", ["nonsense", "", "x-y", Position("older", 1), "older-1"])
-async def test_a_position_of_no_or_another_tape(after: object) -> None:
+@pytest.mark.parametrize("after", ["latst", "zz", "", "x-y", 3.5, -1, True, f"{10**30}", Position("epoch1", -1)])
+async def test_what_is_no_position_is_the_callers_mistake(after: object) -> None:
+    rig = Rig()
+    for _ in range(2):  # before the tape is there, and after
+        with pytest.raises(ChannelError, match="after"):
+            await rig.reader.read("j", after)
+        with pytest.raises(ChannelError, match="after"):
+            await anext(rig.reader.follow("j", after))
+        with pytest.raises(ChannelError, match="after"):
+            await anext(rig.reader.replay("j", 0, after=after))
+        await rig.publish(1)
+
+
+async def test_latest_is_the_newest_there_is_now() -> None:
+    rig = Rig()
+    assert (await rig.reader.read("j", "latest")).next.offset == 0
+    await rig.publish(3)
+    page = await rig.reader.read("j", "latest")
+    assert (numbers(page), page.next, page.more, page.gap) == ([], Position("epoch1", 3), False, None)
+    await rig.publish(1)
+    assert [record.offset for record in await rig.reader.read("j", page.next)] == [4]
+    assert [r async for r in rig.reader.replay("j", 0, after="latest")] == []
+
+
+@pytest.mark.parametrize("after", [Position("older", 1), "older-1"])
+async def test_a_position_of_another_tape(after: object) -> None:
     rig = Rig()
     await rig.publish(1)
     with pytest.raises(PositionLostError):
@@ -144,6 +168,20 @@ async def test_what_was_trimmed_is_told() -> None:
     await rig.log.trim("job_events:j", keep_after=5)
     assert (await rig.reader.read("j", 4)).gap == Gap(5, 5, "epoch1")
     assert [r async for r in rig.reader.replay("j", 0, after=4)] == [Gap(5, 5, "epoch1")]
+
+
+@pytest.mark.parametrize("after", [6, "6-0", "epoch1-999", Position("epoch1", 6)])
+async def test_a_position_beyond_the_end_is_told(after: object) -> None:
+    """The log was restored to an earlier state."""
+    rig = Rig()
+    await rig.publish(3)
+    page = await rig.reader.read("j", after)
+    assert (list(page), page.gap, page.next) == ([], Gap(None, None, "epoch1"), Position("epoch1", 3))
+    assert [r async for r in rig.reader.replay("j", 0, after=after)] == [Gap(None, None, "epoch1")]
+    await rig.publish(1)
+    page = await rig.reader.read("j", page.next)
+    assert (numbers(page), page.gap) == ([1], None)
+    assert (await rig.reader.read("j", page.next)).gap is None, "the end itself is no loss"
 
 
 async def test_events_of_another_form_are_given_as_they_are() -> None:

@@ -12,6 +12,7 @@ from livetape.adapters.memory.bus import MemoryBus
 from livetape.errors import ChannelError, CodecError, ConfigError, NotFoundError
 from livetape.events.codec import split
 from livetape.events.event import JobEvent
+from livetape.events.jobs import Jobs
 from livetape.events.open import Backend
 from livetape.events.recorder import LogRecorder
 from livetape.events.streams import RedisStreamPublisher
@@ -180,6 +181,20 @@ async def test_too_large_for_the_bus_is_whole_on_the_tape() -> None:
     assert len((await rig.events())[0]["data"]["text"]) == 1000
 
 
+async def test_the_limit_is_that_of_the_whole_message() -> None:
+    rig = Rig(max_message_bytes=500)
+    async with await rig.bus.subscribe("job_event/j") as subscription:
+        messages = aiter(subscription)
+        sizes, kinds = [], set()
+        for length in range(150, 450, 5):
+            await rig.publisher.publish_event("j", {"event_type": "task_failed", "text": "ä" * (length // 2)})
+            data = (await anext(messages)).data
+            sizes.append(len(data))
+            kinds.add(split(data).event_type)
+    assert kinds == {"task_failed", "error_comms_update"}
+    assert 350 < max(sizes) <= 500
+
+
 async def test_a_job_belongs_to_who_published_first() -> None:
     rig = Rig(user_id="ann")
     await rig.publisher.publish_task_started("j", "t")
@@ -243,3 +258,15 @@ async def test_how_it_is_made() -> None:
     async with alone:
         pass
     assert await rig.publisher.publish_event("j", {}) == "2-0", "what was given stays open"
+
+
+@pytest.mark.parametrize("owner", ["", "*"])
+async def test_nobody_has_such_an_id(owner: str) -> None:
+    rig = Rig(user_id=owner)
+    with pytest.raises(ChannelError, match="owner"):
+        await rig.publisher.publish_event("j", {})
+    with pytest.raises(ChannelError, match="owner"):
+        await Rig().publisher.publish_event("j", {}, user_id=owner)
+    with pytest.raises(ChannelError, match="owner"):
+        await Jobs(LogRecorder(rig.log, rig.bus)).publish(owner, "j", "note", {})
+    assert await rig.log.describe("job_events:j") is None

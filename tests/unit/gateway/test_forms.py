@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from livetape.events.log import NewEvent, Position
-from livetape.events.tape_event import TapeEvent
+from livetape.events.tape_event import MixedTapeEvent, TapeEvent
 from livetape.gateway.forms import LinesForm, SocketForm, SseForm
 from livetape.gateway.page import read_page
 from livetape.testing.fakes import FakeLog, ManualClock
@@ -105,3 +105,31 @@ async def test_a_page_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("livetape.gateway.page.MAX_BYTES", 1)
     one = await page(await filled(3))
     assert (len(one["events"]), one["next"]) == (1, 1)  # type: ignore[arg-type]
+
+
+class TestMixedTapes:
+    """Offsets there are larger than JSON numbers carry exactly."""
+
+    EVENT = MixedTapeEvent("task_progress", b"{}", 2**60 + 1, "k3v9x0aq")
+
+    def test_a_push_has_no_position(self) -> None:
+        form = SocketForm.of("U|job#J", is_job=True)
+        plain = TapeEvent("task_progress", b"{}")
+        assert form.event(self.EVENT) == form.event(plain)
+        assert form.too_large(2**60 + 1, "e", mixed=True) == form.too_large(None, None)
+
+    def test_the_end_of_the_replay_has_it_as_a_string(self) -> None:
+        push = SocketForm.of("U|job#J", is_job=True).replay_complete(Position("e", 2**60 + 1), mixed=True)
+        assert push is not None
+        assert json.loads(push)["offset"] == str(2**60 + 1)
+
+    def test_a_line_has_it_as_a_string(self) -> None:
+        line = LinesForm().event(self.EVENT)
+        assert line == (
+            b'{"offset":"1152921504606846977","epoch":"k3v9x0aq","event_type":"task_progress","data":{},"mixed":true}\n'
+        )
+        told = json.loads(LinesForm().too_large(2**60 + 1, "e", mixed=True))
+        assert (told["offset"], told["mixed"]) == ("1152921504606846977", True)
+
+    def test_the_id_of_a_block_is_exact(self) -> None:
+        assert SseForm().event(self.EVENT).startswith(b"id: k3v9x0aq-1152921504606846977\n")

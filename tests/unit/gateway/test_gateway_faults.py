@@ -199,9 +199,9 @@ class FailingLog(FakeLog):
         self._maybe_fail()
         return await super().describe(tape)
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = 1000) -> Sequence[Entry]:
+    async def read(self, tape: str, after: int = 0, *, limit: int = 1000, epoch: str | None = None) -> Sequence[Entry]:
         self._maybe_fail()
-        return await super().read(tape, after, limit=limit)
+        return await super().read(tape, after, limit=limit, epoch=epoch)
 
     def _maybe_fail(self) -> None:
         if self.failures:
@@ -383,8 +383,8 @@ class GatedLog(FakeLog):
     async def describe(self, tape: str) -> Tape | None:
         return await self._through(await super().describe(tape))
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = 1000) -> Sequence[Entry]:
-        return await self._through(await super().read(tape, after, limit=limit))
+    async def read(self, tape: str, after: int = 0, *, limit: int = 1000, epoch: str | None = None) -> Sequence[Entry]:
+        return await self._through(await super().read(tape, after, limit=limit, epoch=epoch))
 
     async def _through(self, answer: Any) -> Any:
         if self.shut:
@@ -512,8 +512,8 @@ class BusyLog(FakeLog):
     publisher: Any = None
     left = 300
 
-    async def read(self, tape: str, after: int = 0, *, limit: int = 1000) -> Sequence[Entry]:
-        answer = await super().read(tape, after, limit=limit)
+    async def read(self, tape: str, after: int = 0, *, limit: int = 1000, epoch: str | None = None) -> Sequence[Entry]:
+        answer = await super().read(tape, after, limit=limit, epoch=epoch)
         if self.publisher is not None and self.left:
             self.left -= 1
             await self.publisher.nodes(2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from livetape.errors import ChannelError, ClosedError
+from livetape.errors import ChannelError, ClosedError, LivetapeError
 from livetape.events.bus import Bus, BusMessage, Subscription
 from livetape.events.channel import is_pattern
 from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES, Inbox
 from livetape.events.routing import RoutingIndex
+from livetape.events.tally import Tally
+from livetape.observability import Metrics, NoMetrics
 
 
 class MemoryBus(Bus):
@@ -17,7 +19,15 @@ class MemoryBus(Bus):
     `max_messages` and `max_bytes` bound what waits for one slow subscription.
     """
 
-    def __init__(self, *, max_messages: int = DEFAULT_MAX_MESSAGES, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or NoMetrics()
+        self._tally = Tally.of_bus(metrics)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._subscriptions: set[MemorySubscription] = set()
@@ -29,17 +39,29 @@ class MemoryBus(Bus):
             raise ClosedError("the bus is closed")
         if is_pattern(channel):
             raise ChannelError("a `*` cannot stand in a published channel", channel=channel)
+        begun = 0.0 if self._tally is None else self._tally.begin()
         receivers = self.index.members(channel)
         if receivers:
             message = BusMessage(channel, data)
             for inbox in receivers:
                 inbox.offer(message)
+        if self._tally is not None:
+            self._tally.add(len(data), len(receivers), begun)
         return len(receivers)
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int | BaseException]:
+        outcomes: list[int | BaseException] = []
+        for channel, data in messages:
+            try:
+                outcomes.append(await self.publish(channel, data))  # never suspends: no task is needed
+            except LivetapeError as error:
+                outcomes.append(error)
+        return outcomes
 
     async def subscribe(self, *patterns: str) -> Subscription:
         if self._closed:
             raise ClosedError("the bus is closed")
-        subscription = MemorySubscription(self, Inbox(self._max_messages, self._max_bytes))
+        subscription = MemorySubscription(self, Inbox(self._max_messages, self._max_bytes, on_drop=self._dropped))
         self._subscriptions.add(subscription)
         await subscription.add(*patterns)
         return subscription
@@ -48,6 +70,11 @@ class MemoryBus(Bus):
         self._closed = True
         for subscription in tuple(self._subscriptions):
             await subscription.close()
+        if self._tally is not None:
+            self._tally.hand_on()
+
+    def _dropped(self, count: int) -> None:
+        self._metrics.count("bus_dropped_total", count, reason="slow_reader")
 
     def forget(self, subscription: MemorySubscription) -> None:
         """It is closed."""

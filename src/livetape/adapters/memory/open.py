@@ -9,5 +9,5 @@ from livetape.observability import Metrics
 
 def from_url(url: str, *, metrics: Metrics) -> Backend:
     """Opener of `livetape.events.open`."""
-    bus = MemoryBus()
+    bus = MemoryBus(metrics=metrics)
     return Backend(bus, on_close=[bus.close])

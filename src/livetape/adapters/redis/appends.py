@@ -65,7 +65,7 @@ def call_words(
     keep: str,
     most: int,
 ) -> list[Word]:
-    """The call: `keep` and `most` are `Retention.words`, `epoch` is for a tape that is new."""
+    """The call: `keep` and `most` are what `retention.words` gives, `epoch` is for a tape that is new."""
     first = f"+{sequence}" if repeated else sequence
     words: list[Word] = ["EVALSHA", digest, 5, *keys, first, epoch, now_us, *claim, keep, most]
     for event in events:

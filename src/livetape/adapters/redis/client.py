@@ -20,7 +20,7 @@ from redis.exceptions import (
     SlotNotCoveredError,
 )
 
-from livetape.adapters.redis.commands import Commands, RedisLinkError, RedisReplyError, Word
+from livetape.adapters.redis.commands import Commands, LoginRefusedError, RedisLinkError, RedisReplyError, Word
 from livetape.adapters.redis.endpoint import Address, Endpoint
 from livetape.adapters.redis.turns import Turns
 
@@ -101,6 +101,10 @@ class ClusterCommands:
         await self._turns.close()
         if self._owned:
             await self._cluster.aclose()
+            # A client that was still asking for the nodes, or asking again, takes itself for one that has no
+            # connections yet.
+            for nodes in ("nodes_cache", "startup_nodes"):
+                await self._cluster.nodes_manager.aclose(nodes)
 
     def known(self) -> Iterable[Address]:
         """The nodes that it has learnt of."""
@@ -208,7 +212,7 @@ def translated(error: Exception) -> RedisLinkError | RedisReplyError:
     if isinstance(error, ResponseError) or code == "LOADING":
         return RedisReplyError(f"{code} {text}" if code else text)
     if isinstance(error, AuthenticationError):
-        return RedisLinkError(f"the server refused the login: {text}", sent=False)
+        return LoginRefusedError(f"the server refused the login: {text}")
     if isinstance(error, MaxConnectionsError | RedisClusterException):
         return RedisLinkError(text or type(error).__name__, sent=False)
     return RedisLinkError(text or type(error).__name__, sent=True)

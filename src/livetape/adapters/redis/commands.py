@@ -19,6 +19,13 @@ class RedisLinkError(Exception):
         self.sent = sent
 
 
+class LoginRefusedError(RedisLinkError):
+    """The server is there and does not let us in; trying again soon is of no use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
 class RedisReplyError(Exception):
     """The server refused a command: `code` is the first word of its answer (`OOM`, `READONLY`, `NOSCRIPT`, `ERR` …)."""
 

@@ -57,6 +57,8 @@ class Connection(asyncio.Protocol):
         self.reason = ""
         """Why it is over, in words; empty while it is not."""
         self._guard: asyncio.Task[None] | None = None
+        self.unanswered = False
+        """When it was over, somebody waited for an answer."""
         self.resp2 = False
         """The server does not speak RESP3."""
         self.plain_pushes = False
@@ -219,6 +221,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.unanswered = bool(self._pending)
         unsent = len(self._queue)
         self._queue.clear()
         self._queued_bytes = 0

@@ -9,17 +9,10 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from livetape.adapters.redis.commands import RedisLinkError, RedisReplyError
+from livetape.adapters.redis.commands import LoginRefusedError, RedisLinkError, RedisReplyError
 from livetape.adapters.redis.connection import MAX_QUEUED_BYTES, Connection
 from livetape.adapters.redis.endpoint import Address, Endpoint
 from livetape.adapters.redis.locate import Locator, credentials
-
-
-class LoginRefusedError(RedisLinkError):
-    """The server is there and does not let us in; trying again soon is of no use."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, sent=False)
 
 
 class Dialer:
@@ -77,7 +70,11 @@ class Dialer:
         except RedisReplyError as error:
             if error.code in {"WRONGPASS", "NOAUTH", "NOPERM"} or "AUTH" in str(error):
                 raise LoginRefusedError(f"{address} refused the login: {error}") from error
+            if "DB index" in str(error):
+                raise LoginRefusedError(f"{address} has no such database: {error}") from error
             raise RedisLinkError(f"{address} refused the connection: {error}", sent=False) from error
+        except LoginRefusedError:
+            raise
         except RedisLinkError as error:
             raise RedisLinkError(f"{address}: {error}", sent=False) from error
         finally:

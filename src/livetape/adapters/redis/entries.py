@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -62,40 +62,69 @@ def _seed_form(tape: str, event: NewEvent) -> Form | None:
 
 def entries_of(tape: str, rows: Sequence[Any], born_us: int = 0) -> list[Entry]:
     """The entries of an XRANGE reply. `born_us` is the time of entries that have none."""
+    page = _Page(tape, born_us)
     made: list[Entry] = []
-    names: dict[bytes, str] = {}
-    heads: dict[bytes, tuple[str, bytes, bool]] = {}
-    seconds: dict[bytes, int] = {}
+    add, new, known = made.append, tuple.__new__, page.known
     for entry_id, fields in rows:
         try:
             number = int(entry_id[:-2]) if entry_id[-2:] == b"-0" else -1
             mark, name = fields[2], fields[5]
+            head = known.get(name) or page.learn(name)
         except (ValueError, IndexError):
             number, mark = -1, b""
-        if mark == b"at" and number >= 0:
-            event_type = names.get(name)
-            if event_type is None:
-                event_type = names[name] = _text(name)
-            offset = number if number < FIRST_TIME else number << 20
-            made.append(Entry(offset, event_type, fields[1], len(fields) > 6, int(fields[3])))
-        elif mark == b"timestamp" and 0 <= number < FIRST_TIME and _PLAIN.fullmatch(fields[3]):
-            # We wrote it: nothing to check.
-            head = heads.get(name)
-            if head is None:
-                head = heads[name] = (_text(name), _seed_head(tape, name), name in _JOB_FINAL)
+        if mark == b"timestamp" and 0 <= number < FIRST_TIME:
+            # We wrote it: nothing of it has to be checked.
             stamp = fields[3]
-            if len(stamp) == 32 and stamp[19:20] == b"." and stamp[26:] == b"+00:00" and stamp[20:26].isdigit():
-                second = seconds.get(stamp[:19])
-                if second is None:
-                    second = seconds[stamp[:19]] = _time(stamp, born_us) - int(stamp[20:26])
-                at_us = second + int(stamp[20:26])
-            else:
-                at_us = _time(stamp, born_us)
-            payload = b'%b"%b","data":%b}' % (head[1], stamp, fields[1])
-            made.append(Entry(number, head[0], payload, head[2], at_us))
-        elif number >= 0 or not _by_hand(entry_id):
-            made.append(entry_of(tape, entry_id, fields, born_us))
+            at_us = page.time(stamp)
+            if at_us is not None:
+                payload = b'%b"%b","data":%b}' % (head.opening, stamp, fields[1])
+                add(new(Entry, (number, head.event_type, payload, head.final, at_us)))
+                continue
+        elif mark == b"at" and number >= 0:
+            offset = number if number < FIRST_TIME else number << 20
+            add(new(Entry, (offset, head.event_type, fields[1], len(fields) > 6, int(fields[3]))))
+            continue
+        if number >= 0 or not _by_hand(entry_id):
+            add(entry_of(tape, entry_id, fields, born_us))
     return made
+
+
+class _Head(NamedTuple):
+    """What the events of one type have in common: text, the payload up to the timestamp, whether a job ends with it."""
+
+    event_type: str
+    opening: bytes
+    final: bool
+
+
+class _Page:
+    """What the entries of one reply share, found out once."""
+
+    __slots__ = ("_born_us", "_seconds", "_tape", "known")
+
+    def __init__(self, tape: str, born_us: int) -> None:
+        self._tape = tape
+        self._born_us = born_us
+        self._seconds: dict[bytes, int] = {}
+        self.known: dict[bytes, _Head] = {}
+
+    def learn(self, name: bytes) -> _Head:
+        """Of an event type that comes for the first time."""
+        head = self.known[name] = _Head(_text(name), _seed_head(self._tape, name), name in _JOB_FINAL)
+        return head
+
+    def time(self, stamp: bytes) -> int | None:
+        """Microseconds since 1970; None when the timestamp cannot stand between quotes as it is."""
+        micros = stamp[20:26]
+        second = self._seconds.get(stamp[:20] + stamp[26:])
+        if second is not None and micros.isdigit():
+            return second + int(micros)
+        if not _PLAIN.fullmatch(stamp):
+            return None
+        at_us = _time(stamp, self._born_us)
+        if len(stamp) == 32 and stamp[19:20] == b"." and stamp[26:] == b"+00:00" and micros.isdigit():
+            self._seconds[stamp[:20] + stamp[26:]] = at_us - int(micros)
+        return at_us
 
 
 def entry_of(tape: str, entry_id: bytes, fields: Sequence[bytes], born_us: int = 0) -> Entry:

@@ -13,12 +13,11 @@ from livetape.adapters.redis.keys import id_of, is_job_tape, keys_of, offset_of
 from livetape.adapters.redis.recorder import TIMEOUT_S
 from livetape.adapters.redis.scripts import Scripts
 from livetape.errors import LogError, NotFoundError
-from livetape.events.groups import ConsumerGroups, Delivered, Pending
+from livetape.events.groups import ConsumerGroups, Delivered, Pending, check_names
 from livetape.events.log import MAX_READ
 
 FIRST_WAIT_S: Final = 0.005
 LONGEST_WAIT_S: Final = 0.1
-MAX_NAME_CHARS: Final = 200
 
 
 class RedisGroups(ConsumerGroups):
@@ -34,7 +33,7 @@ class RedisGroups(ConsumerGroups):
         self._timeout_s = timeout_s
 
     async def create(self, tape: str, group: str, *, after: int = 0) -> bool:
-        _check(group)
+        check_names(group)
         try:
             await self._send(tape, "XGROUP", "CREATE", tape, group, id_of(after), "MKSTREAM")
         except LogError as error:
@@ -46,7 +45,7 @@ class RedisGroups(ConsumerGroups):
     async def take(
         self, tape: str, group: str, consumer: str, *, limit: int = 100, wait_s: float = 0
     ) -> Sequence[Delivered]:
-        _check(group, consumer)
+        check_names(group, consumer)
         count = min(limit, MAX_READ)
         if count < 1:
             return []
@@ -68,7 +67,7 @@ class RedisGroups(ConsumerGroups):
             interval = min(interval * 2, LONGEST_WAIT_S)
 
     async def ack(self, tape: str, group: str, *offsets: int) -> int:
-        _check(group)
+        check_names(group)
         if not offsets:
             return 0
         acknowledged: int = await self._send(tape, "XACK", tape, group, *map(id_of, offsets))
@@ -77,7 +76,7 @@ class RedisGroups(ConsumerGroups):
     async def claim(
         self, tape: str, group: str, consumer: str, *, idle_s: float, limit: int = 100
     ) -> Sequence[Delivered]:
-        _check(group, consumer)
+        check_names(group, consumer)
         count = min(limit, MAX_READ)
         if count < 1:
             return []
@@ -93,7 +92,7 @@ class RedisGroups(ConsumerGroups):
         return delivered
 
     async def pending(self, tape: str, group: str, *, limit: int = MAX_READ) -> Sequence[Pending]:
-        _check(group)
+        check_names(group)
         try:
             rows = await self._send(tape, "XPENDING", tape, group, "-", "+", max(1, min(limit, MAX_READ)))
         except LogError as error:
@@ -106,7 +105,7 @@ class RedisGroups(ConsumerGroups):
         ]
 
     async def drop(self, tape: str, group: str) -> bool:
-        _check(group)
+        check_names(group)
         try:
             dropped: int = await self._send(tape, "XGROUP", "DESTROY", tape, group)
         except LogError as error:
@@ -139,12 +138,6 @@ def _of_one_stream(answer: Any) -> Any:
     if isinstance(answer, dict):
         return next(iter(answer.values()))
     return answer[0][1]
-
-
-def _check(*names: str) -> None:
-    for name in names:
-        if not 1 <= len(name) <= MAX_NAME_CHARS:
-            raise LogError(f"the name of a group or consumer has 1 to {MAX_NAME_CHARS} characters")
 
 
 def _code(error: LogError) -> str:

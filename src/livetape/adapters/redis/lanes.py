@@ -20,13 +20,14 @@ from livetape.adapters.redis.commands import Commands, RedisLinkError, RedisRepl
 from livetape.adapters.redis.epochs import Epochs
 from livetape.adapters.redis.failures import as_log_error, passes
 from livetape.adapters.redis.keys import id_of, is_job_tape, offset_of
-from livetape.adapters.redis.retention import Retention
+from livetape.adapters.redis.retention import words as retention_words
 from livetape.adapters.redis.scripts import Scripts
 from livetape.clock import Clock
 from livetape.errors import ClosedError, LogError, LogUnavailableError, NotFoundError
 from livetape.events.channel import job_tape
 from livetape.events.log import NewEvent, Position
 from livetape.events.recorder import AS_RECORDED, Live, Recorded
+from livetape.events.tape_retention import TapeRetention
 
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 1 << 20
@@ -57,7 +58,7 @@ class _Waiter:
 class _Lane:
     """The events for one tape. `batch` is in flight, `waiting` comes after it."""
 
-    __slots__ = ("attempts", "batch", "digest", "keys", "sequence", "tape", "waiting")
+    __slots__ = ("attempts", "batch", "digest", "keys", "refused", "sequence", "tape", "waiting")
 
     def __init__(self, tape: str, keys: tuple[str, ...]) -> None:
         self.tape = tape
@@ -67,19 +68,21 @@ class _Lane:
         self.sequence = 0
         self.attempts = 0
         self.digest: str | None = None
+        self.refused: RedisReplyError | None = None
+        """Why the server did not take the batch so far, when nothing else became of it."""
 
 
 class Lanes:
     """Appends events through `commands`, in the order of the calls per tape. For one event loop."""
 
     def __init__(
-        self, commands: Commands, scripts: Scripts, *, clock: Clock, retention: Retention, timeout_s: float
+        self, commands: Commands, scripts: Scripts, *, clock: Clock, retention: TapeRetention, timeout_s: float
     ) -> None:
         self._commands = commands
         self._scripts = scripts
         self._clock = clock
-        self._of_jobs = retention.words(job_tape("x"))
-        self._of_others = retention.words("")
+        self._of_jobs = retention_words(retention, job_tape("x"))
+        self._of_others = retention_words(retention, "")
         self._timeout_s = timeout_s
         self._epochs = Epochs()
         self._writer = secrets.token_hex(6)
@@ -182,6 +185,7 @@ class Lanes:
         lane.batch = batch
         lane.sequence = next(self._sequences)
         lane.attempts = 0
+        lane.refused = None
         self._send(lane)
 
     def _send(self, lane: _Lane) -> None:
@@ -262,9 +266,18 @@ class Lanes:
 
     def _failed(self, lane: _Lane, error: BaseException) -> None:
         assert self._loop is not None
+        if isinstance(error, RedisReplyError):
+            lane.refused = error if lane.refused is not None or lane.attempts <= 1 else None
+        elif not isinstance(error, RedisLinkError) or error.sent:
+            lane.refused = None
         left = max((waiter.deadline for waiter in lane.batch), default=0.0) - self._loop.time()
         if self._closed or left <= 0 or not passes(error):
-            self._fail(lane.batch, as_log_error(error))
+            known = lane.refused or error
+            if isinstance(known, RedisReplyError) and passes(known) and lane.refused is None:
+                # an earlier try of it may have been carried out
+                self._fail(lane.batch, LogUnavailableError(f"the event log cannot be used: {error}"))
+            else:
+                self._fail(lane.batch, as_log_error(known if passes(error) else error))
             self._finish(lane)
         elif isinstance(error, RedisReplyError) and error.code == "NOSCRIPT":
             self._load(lane)
@@ -310,7 +323,10 @@ class Lanes:
                 self._bytes -= waiter.size
                 late.append(waiter)
             if late:
-                self._fail(late, LogUnavailableError("the event log did not answer in time"))
+                # Refused until now is something else than without an answer: it is not written.
+                refused = lane.refused
+                silent = LogUnavailableError("the event log did not answer in time")
+                self._fail(late, silent if refused is None else as_log_error(refused))
         self._looking = self._loop.call_later(LOOK_S, self._look)
 
 

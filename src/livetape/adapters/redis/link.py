@@ -155,7 +155,7 @@ class Link:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while self.state != "closed":
+        while not self._is_closed():
             listened_at: float | None = None
             try:
                 connection = await self._dialer.dial(on_push=self._pushed)
@@ -163,6 +163,8 @@ class Link:
                     connection.plain_pushes = connection.resp2
                     self._connection = connection
                     await self._subscribe_all(connection)
+                    if self._is_closed():  # and the cancellation was swallowed on the way
+                        return
                     listened_at = loop.time()
                     self._now_listening()
                     await self._watch(connection)
@@ -177,7 +179,11 @@ class Link:
                 self._now_lost(type(error).__name__)
             if listened_at is not None and loop.time() - listened_at > self._probe_s:
                 self._backoff.reset()
-            await asyncio.sleep(self._backoff.next())
+            if not self._is_closed():
+                await asyncio.sleep(self._backoff.next())
+
+    def _is_closed(self) -> bool:
+        return self.state == "closed"
 
     def _now_listening(self) -> None:
         again, self._listened_before = self._listened_before, True

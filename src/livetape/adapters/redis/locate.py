@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -43,6 +44,17 @@ class SentinelLocator:
         self._endpoint = endpoint
 
     async def locate(self) -> Address:
+        asking = asyncio.ensure_future(self._ask())
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # A cancellation in the middle of its connecting would leave redis-py's socket open. It ends in time.
+            await asyncio.wait({asking})
+            if not asking.cancelled():
+                asking.exception()
+            raise
+
+    async def _ask(self) -> Address:
         endpoint = self._endpoint
         options: dict[str, Any] = {
             "socket_timeout": endpoint.connect_s,

@@ -25,13 +25,14 @@ from livetape.adapters.redis.keys import (
 )
 from livetape.adapters.redis.lanes import Lanes
 from livetape.adapters.redis.recorder import CLOSE_S, TIMEOUT_S
-from livetape.adapters.redis.retention import Retention
+from livetape.adapters.redis.retention import words as retention_words
 from livetape.adapters.redis.scripts import Scripts
 from livetape.clock import Clock, SystemClock
 from livetape.errors import LogError, NotFoundError, PositionLostError, TapeHoleError
 from livetape.events.channel import job_channel, split_tape
 from livetape.events.event import JOB_FINAL_TYPES
 from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
+from livetape.events.tape_retention import TapeRetention
 
 READ_TIMEOUT_S: Final = 2.0
 SCANNED: Final = 500
@@ -53,12 +54,12 @@ class RedisLog(EventLog):
         commands: Commands,
         *,
         clock: Clock | None = None,
-        retention: Retention | None = None,
+        retention: TapeRetention | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._commands = commands
         self._clock = clock or SystemClock()
-        self._retention = retention or Retention()
+        self._retention = retention or TapeRetention()
         self._timeout_s = timeout_s
         self._read_timeout_s = min(timeout_s, READ_TIMEOUT_S)
         self._scripts = Scripts(commands)
@@ -81,7 +82,7 @@ class RedisLog(EventLog):
             channel,
             "" if owner is None else "=" + owner,
             "" if graph_id is None else "=" + graph_id,
-            self._retention.words(tape)[0],
+            retention_words(self._retention, tape)[0],
         )
         await self._scripts.run("create", tape, keys[:2], words, timeout_s=self._timeout_s)
         made = await self._describe(tape, self._timeout_s)
@@ -101,7 +102,7 @@ class RedisLog(EventLog):
             position.offset,
             now,
             now if event.at_us is None else event.at_us,
-            self._retention.words(tape)[0],
+            retention_words(self._retention, tape)[0],
             *form_of(tape, event),
         )
         answer = await self._scripts.run("put", tape, (stream, meta, times), words, timeout_s=self._timeout_s)

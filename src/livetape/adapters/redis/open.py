@@ -16,36 +16,41 @@ from livetape.adapters.redis.log import RedisLog
 from livetape.adapters.redis.pipeline import PipelinedCommands
 from livetape.adapters.redis.recorder import RedisRecorder
 from livetape.events.open import Backend
+from livetape.events.tape_retention import TapeRetention
 from livetape.observability import Metrics
 
 
-def from_url(url: str, *, metrics: Metrics) -> Backend:
+def from_url(url: str, *, metrics: Metrics, retention: TapeRetention | None = None) -> Backend:
     """Opener of `livetape.events.open`."""
-    return at_endpoint(Endpoint.from_url(url), metrics=metrics)
+    return at_endpoint(Endpoint.from_url(url), metrics=metrics, retention=retention)
 
 
-def from_client(client: object, *, metrics: Metrics) -> Backend:
+def from_client(client: object, *, metrics: Metrics, retention: TapeRetention | None = None) -> Backend:
     """Opener of `livetape.events.open`."""
     endpoint = endpoint_of(client)
     if isinstance(client, RedisCluster):
-        return _joined(endpoint, ClusterCommands(client, owned=False), metrics)
+        return _joined(endpoint, ClusterCommands(client, owned=False), metrics, retention)
     if isinstance(client, Redis):
-        return _joined(endpoint, ClientCommands(client), metrics)
-    return at_endpoint(endpoint, metrics=metrics)
+        return _joined(endpoint, ClientCommands(client), metrics, retention)
+    return at_endpoint(endpoint, metrics=metrics, retention=retention)
 
 
-def at_endpoint(endpoint: Endpoint, *, metrics: Metrics) -> Backend:
+def at_endpoint(endpoint: Endpoint, *, metrics: Metrics, retention: TapeRetention | None = None) -> Backend:
     """With connections of its own."""
     if endpoint.kind == "cluster":
-        return _joined(endpoint, ClusterCommands.at(endpoint), metrics)
-    return _joined(endpoint, PipelinedCommands(Dialer(endpoint, locator_of(endpoint))), metrics)
+        return _joined(endpoint, ClusterCommands.at(endpoint), metrics, retention)
+    return _joined(endpoint, PipelinedCommands(Dialer(endpoint, locator_of(endpoint))), metrics, retention)
 
 
-def _joined(endpoint: Endpoint, commands: Commands, metrics: Metrics) -> Backend:
+def _joined(
+    endpoint: Endpoint, commands: Commands, metrics: Metrics, retention: TapeRetention | None = None
+) -> Backend:
     known = commands.known if isinstance(commands, ClusterCommands) else tuple
     link = Dialer(endpoint, locator_of(endpoint, known), name=f"{endpoint.client_name}-listen")
     bus = RedisBus(commands, link, metrics=metrics)
-    log, recorder, groups = RedisLog(commands), RedisRecorder(commands), RedisGroups(commands)
+    log = RedisLog(commands, retention=retention)
+    recorder = RedisRecorder(commands, retention=retention, metrics=metrics)
+    groups = RedisGroups(commands)
     backend = Backend(bus, log, recorder, groups)
     backend.on_close += [commands.close, bus.close, log.close, groups.close, recorder.close]
     return backend

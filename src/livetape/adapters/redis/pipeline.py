@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, NamedTuple
 
-from livetape.adapters.redis.commands import Commands, RedisLinkError, Word
+from livetape.adapters.redis.commands import Commands, LoginRefusedError, RedisLinkError, Word
 from livetape.adapters.redis.connection import MAX_QUEUED_BYTES, Connection, pack_command
-from livetape.adapters.redis.dial import Dialer, LoginRefusedError
+from livetape.adapters.redis.dial import Dialer
 from livetape.adapters.redis.stop import stop
 from livetape.errors import ConfigError
 from livetape.events.backoff import Backoff
@@ -44,7 +44,7 @@ class PipelinedCommands:
     ) -> None:
         self._dialer = dialer
         self._patience_s = patience_s
-        self._backoff = backoff or Backoff(longest=2.0)
+        self._backoff = backoff or Backoff(longest=0.5)
         self._max_queued_bytes = max_queued_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
@@ -56,6 +56,7 @@ class PipelinedCommands:
         self._away_since: float | None = None
         self._problem = RedisLinkError(f"there is no connection to {dialer.endpoint} yet", sent=False)
         self._closed = False
+        self._just_lost = False
 
     def send(self, words: Sequence[Word], key: str = "") -> Awaitable[Any]:
         loop = self._loop
@@ -87,6 +88,9 @@ class PipelinedCommands:
         now = loop.time()
         resting = self._connecting is not None and not self._dialing
         long_away = self._away_since is not None and now - self._away_since > self._patience_s
+        if self._just_lost and not self._closed:
+            answer.set_exception(RedisLinkError("the connection broke just now", sent=False))
+            return
         if self._closed or (resting and long_away):
             answer.set_exception(_again(self._problem))
             return
@@ -112,7 +116,7 @@ class PipelinedCommands:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until it is there, or nobody has waited for it during a whole attempt."""
-        while self._parked and not self._closed:
+        while self._parked and not self._is_closed():
             try:
                 self._dialing = True
                 connection = await self._dialer.dial(on_end=self._lost)
@@ -125,11 +129,19 @@ class PipelinedCommands:
                 if hopeless or loop.time() - self._away_since > self._patience_s:
                     self._refuse_parked()
             else:
+                if self._is_closed():  # and the cancellation was swallowed on the way
+                    await connection.close()
+                    return
                 if self._use(connection):
                     return
             finally:
                 self._dialing = False
+            if self._is_closed():
+                return
             await asyncio.sleep(self._backoff.next())
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _use(self, connection: Connection) -> bool:
         if not connection.alive:
@@ -158,6 +170,14 @@ class PipelinedCommands:
     def _lost(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
+            if connection.unanswered and self._loop is not None and not self._just_lost:
+                # Those who wait for an answer learn of it in the loop's next round. What comes until then must not
+                # leave before they have sent theirs again.
+                self._just_lost = True
+                self._loop.call_soon(self._lost_is_known)
+
+    def _lost_is_known(self) -> None:
+        self._just_lost = False
 
     def _refuse_parked(self) -> None:
         if self._sweep_timer is not None:
@@ -174,4 +194,6 @@ class PipelinedCommands:
 
 def _again(problem: RedisLinkError) -> RedisLinkError:
     """One exception object must not be raised in several tasks: their tracebacks would pile up in it."""
+    if isinstance(problem, LoginRefusedError):
+        return LoginRefusedError(str(problem))
     return RedisLinkError(str(problem), sent=False)

@@ -7,11 +7,13 @@ from typing import Final
 from livetape.adapters.redis.appends import claim_of
 from livetape.adapters.redis.commands import Commands
 from livetape.adapters.redis.lanes import Lanes
-from livetape.adapters.redis.retention import Retention
 from livetape.adapters.redis.scripts import Scripts
 from livetape.clock import Clock, SystemClock
 from livetape.events.log import NewEvent
-from livetape.events.recorder import AS_RECORDED, Live, Recorded, Recorder
+from livetape.events.recorder import AS_RECORDED, Live, Recorded, Recorder, counted
+from livetape.events.tally import Tally
+from livetape.events.tape_retention import TapeRetention
+from livetape.observability import Metrics
 
 TIMEOUT_S: Final = 10.0
 CLOSE_S: Final = 2.0
@@ -30,14 +32,16 @@ class RedisRecorder(Recorder):
         commands: Commands,
         *,
         clock: Clock | None = None,
-        retention: Retention | None = None,
+        retention: TapeRetention | None = None,
         timeout_s: float = TIMEOUT_S,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._tally = Tally.of_recorder(metrics)
         self._lanes = Lanes(
             commands,
             Scripts(commands),
             clock=clock or SystemClock(),
-            retention=retention or Retention(),
+            retention=retention or TapeRetention(),
             timeout_s=timeout_s,
         )
 
@@ -53,8 +57,11 @@ class RedisRecorder(Recorder):
         idempotency_key: str | None = None,
     ) -> Recorded:
         claim = claim_of(channel, owner, any_owner=any_owner)
-        return await self._lanes.add(tape, claim, event, live, idempotency_key)
+        answer = self._lanes.add(tape, claim, event, live, idempotency_key)
+        return await answer if self._tally is None else await counted(self._tally, answer, event)
 
     async def close(self) -> None:
         """What is on its way has two seconds to arrive."""
         await self._lanes.close(within_s=CLOSE_S)
+        if self._tally is not None:
+            self._tally.hand_on()

@@ -11,6 +11,8 @@ from livetape.events.channel import is_pattern
 from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES, Inbox
 from livetape.events.routing import MAX_REMEMBERED_CHANNELS, RoutingIndex
 
+_NEW: Final = tuple.__new__
+
 
 class Route(NamedTuple):
     """What to do with the messages of one channel: the source that counts, where they go, how many copies come."""
@@ -72,6 +74,12 @@ class Router:
             route = self._routes[channel] = Route(source, name, self.index.members(name), copies)
         return route
 
+    def listened(self, channel: str) -> Route | None:
+        """As `route`; None when there is nobody here at all, and no copy on its way from the server."""
+        if not self.index and not self._sources:
+            return None
+        return self.route(channel.encode())
+
     # ---- called by the link ----------------------------------------------------------------------------------------
 
     def message(self, source: bytes | None, channel: bytes, data: bytes) -> None:
@@ -79,7 +87,7 @@ class Router:
         expected, name, inboxes, _ = self._routes.get(channel) or self.route(channel)
         if source != expected:
             return
-        message = BusMessage(name, data)
+        message = _NEW(BusMessage, (name, data, False))  # without its keyword arguments: half the time
         if self._holding:
             self._hold(inboxes, message)
             return

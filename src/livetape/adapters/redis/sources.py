@@ -29,6 +29,9 @@ class Sources:
         self._exact: set[str] = set()
         self._patterns: dict[str, re.Pattern[str]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._patterns)
+
     def clear(self) -> None:
         """The connection is gone."""
         self._exact.clear()

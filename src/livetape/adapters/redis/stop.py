@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-_AGAIN_S: Final = 0.2
+_AGAIN_S: Final = 5.0
+"""Long: a second cancellation breaks into the closing of connections that the first one began."""
 
 
 async def stop(*tasks: asyncio.Task[Any] | None) -> None:

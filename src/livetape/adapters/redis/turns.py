@@ -51,7 +51,7 @@ class Turns:
 
     async def _serve(self, key: str) -> None:
         line = self._waiting[key]
-        while line:
+        while line and not self._closed:
             work, done = line[0]  # stays there while it runs, for `close`
             if not done.done():
                 async with self._free:
@@ -64,4 +64,5 @@ class Turns:
                         if not done.done():
                             done.set_result(result)
             line.popleft()
-        del self._waiting[key]
+        if not line:
+            del self._waiting[key]

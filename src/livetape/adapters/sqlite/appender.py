@@ -1,6 +1,7 @@
 """Appends that are called in one turn of the loop share a commit, and within it a look and an update for each tape.
 
-An append of its own costs a savepoint, two looks and an update; a hundred at once cost little more than their rows.
+An append of its own costs a savepoint, two looks and an update; a hundred at once cost little more than their rows
+(decision 0013).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.clock import Clock, SystemClock
 from livetape.errors import NotFoundError
-from livetape.events.groups import ConsumerGroups, Delivered, Pending
+from livetape.events.groups import ConsumerGroups, Delivered, Pending, check_names
 from livetape.events.log import MAX_READ, Entry
 
 GROUP_SCHEMA: Final = """
@@ -64,6 +64,8 @@ class SqliteGroups(ConsumerGroups):
         self._clock = clock or SystemClock()
 
     async def create(self, tape: str, group: str, *, after: int = 0) -> bool:
+        check_names(group)
+
         def unit(db: sqlite3.Connection) -> bool:
             made = db.execute(
                 "INSERT INTO consumer_group (tape, name, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -76,6 +78,7 @@ class SqliteGroups(ConsumerGroups):
     async def take(
         self, tape: str, group: str, consumer: str, *, limit: int = 100, wait_s: float = 0
     ) -> Sequence[Delivered]:
+        check_names(group, consumer)
         count = max(0, min(limit, MAX_READ))
         until = asyncio.get_running_loop().time() + wait_s
         while True:
@@ -94,6 +97,8 @@ class SqliteGroups(ConsumerGroups):
                 self._arrivals.forget(tape, arrival)
 
     async def ack(self, tape: str, group: str, *offsets: int) -> int:
+        check_names(group)
+
         def unit(db: sqlite3.Connection) -> int:
             found = _find(db, tape, group)
             if found is None:
@@ -108,6 +113,7 @@ class SqliteGroups(ConsumerGroups):
     async def claim(
         self, tape: str, group: str, consumer: str, *, idle_s: float, limit: int = 100
     ) -> Sequence[Delivered]:
+        check_names(group, consumer)
         count = max(0, min(limit, MAX_READ))
 
         def unit(db: sqlite3.Connection) -> list[Delivered]:
@@ -132,6 +138,7 @@ class SqliteGroups(ConsumerGroups):
         return await self._file.write(unit)
 
     async def pending(self, tape: str, group: str, *, limit: int = MAX_READ) -> Sequence[Pending]:
+        check_names(group)
         now = microseconds(self._clock)
 
         def read(db: sqlite3.Connection) -> list[Pending]:
@@ -149,6 +156,8 @@ class SqliteGroups(ConsumerGroups):
         return await self._file.read(read)
 
     async def drop(self, tape: str, group: str) -> bool:
+        check_names(group)
+
         def unit(db: sqlite3.Connection) -> bool:
             found = _find(db, tape, group)
             if found is None:

@@ -40,7 +40,7 @@ def from_url(url: str, *, bus: Bus, metrics: Metrics, clock: Clock | None = None
     arrivals = Arrivals()
     log = SqliteEventLog(writer, readers, clock=clock, arrivals=arrivals)
     groups = SqliteGroups(writer, readers, clock=clock, arrivals=arrivals)
-    recorder = SqliteRecorder(log.appender, bus)
+    recorder = SqliteRecorder(log.appender, bus, metrics=metrics)
 
     async def close() -> None:
         await recorder.close()

@@ -6,24 +6,37 @@ from fastapi import Response
 from starlette.requests import Request
 
 from livetape.api.deps import EventStreamsDep, JobsDep, OptionsDep, PrincipalDep, TapesDep, signed_in_router
-from livetape.api.models import JobInfo, Name, PublishJobEvent, StreamPosition
+from livetape.api.models import JobInfo, JobPosition, Name, PublishJobEvent, StreamPosition
 from livetape.api.ports import Tapes
 from livetape.api.routers.streams import EVENTS_OPENAPI
 from livetape.api.services import ApiOptions
 from livetape.auth import Principal
 from livetape.errors import NotFoundError
 from livetape.events.channel import job_tape
+from livetape.events.jobs import writer_of
 from livetape.events.log import Tape
 
 # `:path`: an id may have a `/` in it, written as such or as %2F
 router = signed_in_router("/api/jobs", "jobs")
 
 
-@router.post("/{job_id:path}/events", summary="Publish job event", status_code=201)
-async def publish_event(job_id: Name, body: PublishJobEvent, principal: PrincipalDep, jobs: JobsDep) -> StreamPosition:
+@router.post("/{job_id:path}/events", summary="Publish job event", status_code=201, response_model_exclude_none=True)
+async def publish_event(
+    job_id: Name,
+    body: PublishJobEvent,
+    principal: PrincipalDep,
+    tapes: TapesDep,
+    options: OptionsDep,
+    jobs: JobsDep,
+) -> JobPosition:
     """Appends one event to the tape of the job; the first to publish owns it. Answers when the event is durable."""
-    position = await jobs.publish(
-        principal.user_id,
+    tape = await tapes.describe(job_tape(job_id))
+    try:
+        writer = writer_of(tape, principal.user_id, is_admin=principal.is_admin, jobs_unowned=options.jobs_unowned)
+    except NotFoundError:
+        raise _not_found(job_id) from None
+    recorded = await jobs.publish(
+        writer,
         job_id,
         body.event_type,
         body.data,
@@ -31,7 +44,7 @@ async def publish_event(job_id: Name, body: PublishJobEvent, principal: Principa
         idempotency_key=body.idempotency_key,
         is_admin=principal.is_admin,
     )
-    return StreamPosition.of(position)
+    return JobPosition.of(recorded)
 
 
 @router.get("/{job_id:path}/events", summary="Read job events", response_model=None, **EVENTS_OPENAPI)
@@ -68,4 +81,8 @@ async def _visible_tape(job_id: str, principal: Principal, tapes: Tapes, options
             return tape
         if tape.owner is None and (principal.is_admin or options.jobs_unowned == "any_user"):
             return tape
-    raise NotFoundError(f"Job #{job_id} not found.")
+    raise _not_found(job_id)
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"Job #{job_id} not found.")

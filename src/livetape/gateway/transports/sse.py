@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from livetape.clock import Clock
 from livetape.events.log import Position, Tape
 from livetape.events.recovery import REPLACEMENT, Gap, Item
 from livetape.gateway.forms import LinesForm, SseForm
 from livetape.gateway.messages import Push, Since, SincePosition
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
+from livetape.gateway.reader import Sleep
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscription import Client, spawn_in
 from livetape.gateway.subscriptions import Opening, Subscriptions
@@ -34,6 +38,28 @@ HEADERS: Final = {
 }
 
 
+LONGEST_SLEEP_S: Final = 60.0
+"""Wall time may jump: it is looked at this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long a stream may last: until its reader's token has expired (None: never does) and a grace is over."""
+
+    expires_at: datetime | None
+    grace_seconds: float
+    clock: Clock
+    sleep: Sleep
+
+    async def over(self) -> None:
+        """Returns when it is over; never for a token that does not expire."""
+        if self.expires_at is None:
+            await asyncio.get_running_loop().create_future()
+            return
+        while (left := (self.expires_at - self.clock.now()).total_seconds() + self.grace_seconds) > 0:
+            await self.sleep(min(left, LONGEST_SLEEP_S))
+
+
 class _Stream(Response):
     """Sends what its outbox is given, until that is closed or the client goes."""
 
@@ -43,6 +69,7 @@ class _Stream(Response):
         media_type: str,
         options: GatewayOptions,
         retry_ms: int,
+        lifetime: Lifetime,
         on_start: Callable[[_Stream], None],
         on_end: Callable[[_Stream], None],
     ) -> None:
@@ -52,6 +79,7 @@ class _Stream(Response):
         self._form = SseForm() if media_type == SSE_TYPE else LinesForm()
         self._options = options
         self._retry_ms = retry_ms
+        self._lifetime = lifetime
         self._on_start = on_start
         self._on_end = on_end
         self._outbox = Outbox(options.outbox_max_bytes, options.outbox_max_messages)
@@ -94,6 +122,17 @@ class _Stream(Response):
                 pass
         self._outbox.close(drop=True)
 
+    async def _end_in_time(self) -> None:
+        await self._lifetime.over()
+        self.end()
+
+    def _watch(self, tasks: asyncio.TaskGroup, receive: Receive) -> list[asyncio.Task[None]]:
+        """What may end the stream from outside; to be cancelled when it has ended."""
+        return [
+            tasks.create_task(self._listen(receive), name="stream listener"),
+            tasks.create_task(self._end_in_time(), name="stream timer"),
+        ]
+
 
 class EventStream(_Stream):
     """Sends events until the last one, until the client goes, or until `end`.
@@ -113,7 +152,9 @@ class EventStream(_Stream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         opening = await self._subscriptions.open_tape(self._subject, self._tape, self._since)
         gap = None
-        if opening.lost and isinstance(self._since, SincePosition):
+        if opening.lost and opening.result.mixed:  # since a moment ago; who comes back is served as of then
+            gap = Push(self._form.gap(None, None, self._tape.epoch))
+        elif opening.lost and isinstance(self._since, SincePosition):
             # What can still be read is sent; that something is missing is said first.
             self._subscriptions.give_back(opening)
             gap = Push(self._form.gap(self._since.offset + 1, None, self._tape.epoch))
@@ -139,13 +180,14 @@ class EventStream(_Stream):
             subscription = self._subscriptions.begin(
                 opening, self._form, client, each=True, announce=False, on_finished=self._outbox.close
             )
-            listener = tasks.create_task(self._listen(receive), name="stream listener")
+            watching = self._watch(tasks, receive)
             try:
                 await self._send(send)
             finally:
                 if subscription is not None:
                     subscription.close()
-                listener.cancel()
+                for task in watching:
+                    task.cancel()
 
 
 class FollowedStream(_Stream):
@@ -164,7 +206,7 @@ class FollowedStream(_Stream):
         self._begin_at(self._start)
         try:
             async with asyncio.TaskGroup() as tasks:
-                workers = [tasks.create_task(self._listen(receive)), tasks.create_task(self._follow())]
+                workers = [*self._watch(tasks, receive), tasks.create_task(self._follow(), name="stream follower")]
                 try:
                     await self._send(send)
                 finally:
@@ -192,5 +234,5 @@ class FollowedStream(_Stream):
         if isinstance(item, Gap):
             return self._form.gap(item.first, item.last, item.epoch)
         if len(item.payload) > self._options.max_event_bytes or item.event_type == REPLACEMENT:
-            return self._form.too_large(item.offset, item.epoch)
+            return self._form.too_large(item.offset, item.epoch, mixed=item.mixed)
         return self._form.event(item) or b""

@@ -68,6 +68,23 @@ class BusSuite:
             async with await bus.subscribe("suite/a"):
                 assert await bus.publish("suite/a", b"x") == 2
 
+    # ---- many at once ----------------------------------------------------------------------------------------------
+
+    async def test_many_at_once_arrive_in_order(self, bus: Bus) -> None:
+        async with await bus.subscribe("suite/a") as subscription:
+            assert list(await bus.publish_many([("suite/a", b"%d" % number) for number in range(150)])) == [1] * 150
+            assert [m.data for m in await self._take(subscription, 150)] == [b"%d" % n for n in range(150)]
+
+    async def test_of_many_each_has_its_own_outcome(self, bus: Bus) -> None:
+        async with await bus.subscribe("suite/a", "suite/b"), await bus.subscribe("suite/b") as subscription:
+            channels = ("suite/a", "suite/*", "suite/b", "suite/c", "suite/b")
+            outcomes = await bus.publish_many([(channel, b"x") for channel in channels])
+            assert [type(o) if isinstance(o, Exception) else o for o in outcomes] == [1, ChannelError, 2, 0, 2]
+            assert len(await self._take(subscription, 2)) == 2
+        assert list(await bus.publish_many([])) == []
+        await bus.close()
+        assert [type(o) for o in await bus.publish_many([("suite/a", b"x"), ("suite/b", b"x")])] == [ClosedError] * 2
+
     # ---- wildcards -------------------------------------------------------------------------------------------------
 
     async def test_a_star_matches_one_level(self, bus: Bus) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from livetape.errors import NotFoundError
+from livetape.errors import ChannelError, NotFoundError
 from livetape.events.groups import ConsumerGroups, Delivered
 from livetape.events.log import MAX_READ, EventLog
 from livetape.events.open import Backend
@@ -122,6 +122,23 @@ class ConsumerGroupsSuite:
             assert await sharing.groups.create(TAPE, name) is True
             assert offsets(await sharing.groups.take(TAPE, name, name, limit=1)) == [1]
             assert await sharing.pending(name) == [(1, name, 1)]
+
+    async def test_names_that_cannot_be_are_refused(self, sharing: Sharing) -> None:
+        await sharing.fill(1)
+        groups = sharing.groups
+        await groups.create(TAPE, "g")
+        for name in ("", "x" * 201, "ä" * 201, "\ud800"):
+            await self._refused(groups.create(TAPE, name))
+            await self._refused(groups.take(TAPE, name, "c"))
+            await self._refused(groups.take(TAPE, "g", name))
+            await self._refused(groups.take(TAPE, "g", name, limit=0))
+            await self._refused(groups.ack(TAPE, name, 1))
+            await self._refused(groups.ack(TAPE, name))
+            await self._refused(groups.claim(TAPE, name, "c", idle_s=0))
+            await self._refused(groups.claim(TAPE, "g", name, idle_s=0))
+            await self._refused(groups.pending(TAPE, name))
+            await self._refused(groups.drop(TAPE, name))
+        assert await sharing.pending() == [], "nothing was handed to nobody"
 
     # ---- take ------------------------------------------------------------------------------------------------------
 
@@ -353,6 +370,14 @@ class ConsumerGroupsSuite:
         except NotFoundError:
             return
         raise AssertionError("an absent group was not told")
+
+    async def _refused(self, refused: Awaitable[object]) -> None:
+        try:
+            async with asyncio.timeout(self.patience_s):
+                await refused
+        except ChannelError:
+            return
+        raise AssertionError("a name that cannot be was not refused")
 
 
 class ReopenGroups(Protocol):

@@ -23,7 +23,10 @@ export function jobs() {
   return { element, destroy() {} };
 }
 
-const STATUS = { task_started: "RUNNING", task_progress: "RUNNING", task_completed: "COMPLETED", task_failed: "FAILED" };
+const STATUS = {
+  task_started: "RUNNING", task_progress: "RUNNING", task_retried: "QUEUED",
+  task_completed: "COMPLETED", task_failed: "FAILED", task_revoked: "TERMINATED",
+};
 
 export function job(app, jobId) {
   const view = new JobView(app, jobId);
@@ -105,6 +108,7 @@ class JobView {
     else this.jobStatus ??= "RUNNING";
     if (live) this.announcer.event(type === "task_failed");
     if (live && type === "task_failed") this.announcer.alert("The job failed.");
+    if (live && type === "task_revoked") this.announcer.alert("The job was revoked.");
     this.paint();
   }
 
