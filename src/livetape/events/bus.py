@@ -67,6 +67,7 @@ class Bus(ABC):
         Raises:
             ChannelError: a `*` in the channel.
             BusUnavailableError: the bus cannot be reached; nothing is known about delivery.
+            BusError: it refuses for a reason that waiting does not cure, a wrong password for instance.
             ClosedError: after `close`.
         """
 
