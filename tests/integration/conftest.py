@@ -1,4 +1,4 @@
-"""A served application with the job router, on every log."""
+"""A served application with the job router, on every log; and the log on Redis over the plainest commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 
 from conftest import RedisServers
 from integration.job_site import Site, served
+from livetape.adapters.redis.log import RedisLog
+from livetape.adapters.redis.recorder import RedisRecorder
+from redis_commands import PlainCommands, plain
 
 
 @pytest.fixture(
@@ -25,3 +28,20 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, redis_servers: RedisServ
 async def site(url: str) -> AsyncIterator[Site]:
     async with served(url) as made:
         yield made
+
+
+@pytest.fixture
+async def commands(redis_servers: RedisServers) -> AsyncIterator[PlainCommands]:
+    """An empty database; for tests marked `needs("redis")`."""
+    async with plain(redis_servers.get("redis").port, redis_servers.new_db()) as commands:
+        yield commands
+
+
+@pytest.fixture
+def log(commands: PlainCommands) -> RedisLog:
+    return RedisLog(commands)
+
+
+@pytest.fixture
+def recorder(commands: PlainCommands) -> RedisRecorder:
+    return RedisRecorder(commands)

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from conftest import RedisServers
+from integration.redis_events import JOB, said, step
 from livetape.adapters.redis.commands import Word
 from livetape.adapters.redis.keys import id_of, offset_of
 from livetape.adapters.redis.log import RedisLog
@@ -32,34 +33,6 @@ from redis_commands import PlainClusterCommands, PlainCommands, plain
 from servers import RedisServer
 
 pytestmark = pytest.mark.needs("redis")
-
-JOB = job_tape("j1")
-SAFE = {"appendonly": "yes", "appendfsync": "always"}
-
-
-def step(event_type: str = "task_progress", **data: Any) -> NewEvent:
-    event = JobEvent(event_type=event_type, job_id="j1", timestamp="2030-01-02T03:04:05+00:00", data=data)
-    return NewEvent(event_type, encode_payload(event)[0], final=event_type in {"task_completed", "task_failed"})
-
-
-def said(text: str) -> NewEvent:
-    return NewEvent("said", b'{"event_type":"said","text":"%s"}' % text.encode())
-
-
-@pytest.fixture
-async def commands(redis_servers: RedisServers) -> AsyncIterator[PlainCommands]:
-    async with plain(redis_servers.get("redis").port, redis_servers.new_db()) as commands:
-        yield commands
-
-
-@pytest.fixture
-def log(commands: PlainCommands) -> RedisLog:
-    return RedisLog(commands)
-
-
-@pytest.fixture
-def recorder(commands: PlainCommands) -> RedisRecorder:
-    return RedisRecorder(commands)
 
 
 @asynccontextmanager

@@ -6,54 +6,24 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import RedisServers
+from integration.redis_events import JOB, SAFE, said, step
 from livetape.adapters.redis.commands import Word
 from livetape.adapters.redis.log import RedisLog
 from livetape.adapters.redis.recorder import RedisRecorder
 from livetape.adapters.redis.scripts import NAMES, header, text_of
 from livetape.errors import LogUnavailableError, PositionLostError
-from livetape.events.channel import job_tape
-from livetape.events.codec import encode_payload
-from livetape.events.event import JobEvent
 from livetape.events.log import NewEvent, Position
 from redis_commands import PlainCommands, plain
 from servers import RedisServer, running
 
 pytestmark = pytest.mark.needs("redis")
-
-JOB = job_tape("j1")
-SAFE = {"appendonly": "yes", "appendfsync": "always"}
-
-
-def step(event_type: str = "task_progress", **data: Any) -> NewEvent:
-    event = JobEvent(event_type=event_type, job_id="j1", timestamp="2030-01-02T03:04:05+00:00", data=data)
-    return NewEvent(event_type, encode_payload(event)[0], final=event_type in {"task_completed", "task_failed"})
-
-
-def said(text: str) -> NewEvent:
-    return NewEvent("said", b'{"event_type":"said","text":"%s"}' % text.encode())
-
-
-@pytest.fixture
-async def commands(redis_servers: RedisServers) -> AsyncIterator[PlainCommands]:
-    async with plain(redis_servers.get("redis").port, redis_servers.new_db()) as commands:
-        yield commands
-
-
-@pytest.fixture
-def log(commands: PlainCommands) -> RedisLog:
-    return RedisLog(commands)
-
-
-@pytest.fixture
-def recorder(commands: PlainCommands) -> RedisRecorder:
-    return RedisRecorder(commands)
 
 
 async def seed_publishes(commands: PlainCommands, event: dict[str, Any]) -> bytes:

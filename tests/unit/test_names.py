@@ -10,7 +10,6 @@ import livetape
 
 def test_every_public_name_is_there_once() -> None:
     assert livetape.__all__ == sorted(set(livetape.__all__))
-    assert set(livetape.__all__) == set(livetape._HOME)
     for name in livetape.__all__:
         assert getattr(livetape, name).__name__ == name or name == "ExecutionEvent"
     assert set(livetape.__all__) <= set(dir(livetape))

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         OnboardingNotificationPayload,
     )
     from livetape.events.open import Backend, open_backend, open_client
+    from livetape.events.options import Stats
     from livetape.events.process_links import ProcessLinks
     from livetape.events.publisher import Publisher
     from livetape.events.reader import Found, JobInfo, JobPage, JobReader
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from livetape.events.text_assembler import TextAssembler, TextChange, TokenRecord
     from livetape.events.token_text import TextPart, TokenText, follow_text, read_text
     from livetape.events.tokens import JobWriter, TokenStream, onto_job
-    from livetape.events.typed import EventBus, Stats
+    from livetape.events.typed import EventBus
 
 _HOME = {
     "Alert": "livetape.events.alerts",
@@ -178,7 +179,7 @@ _HOME = {
     "RetentionReport": "livetape.events.retention",
     "Rule": "livetape.events.alerts",
     "Silent": "livetape.events.alerts",
-    "Stats": "livetape.events.typed",
+    "Stats": "livetape.events.options",
     "Subscription": "livetape.events.bus",
     "SyncIterator": "livetape.events.sync",
     "Taken": "livetape.events.job_groups",

@@ -26,9 +26,10 @@ from livetape.events.executions import (
 )
 from livetape.events.notifications import NotificationEvent
 from livetape.events.open import check_url
+from livetape.events.options import Key, Options
 from livetape.events.result import Published
 from livetape.events.sync import Portal, SyncIterator
-from livetape.events.typed import EventBus, Key, Options
+from livetape.events.typed import EventBus
 
 M = TypeVar("M")
 T = TypeVar("T")

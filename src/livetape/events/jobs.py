@@ -6,10 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 from livetape.clock import Clock, SystemClock
 from livetape.errors import NotFoundError
-from livetape.events.channel import check_owner, job_channel, job_tape
-from livetape.events.event import JOB_FINAL_TYPES, JobEvent
+from livetape.events.job_recorder import JobRecorder
 from livetape.events.log import Tape
-from livetape.events.publisher import Publisher
 from livetape.events.recorder import Recorded, Recorder
 
 UnownedJobs: TypeAlias = Literal["admin", "any_user"]
@@ -41,7 +39,7 @@ class Jobs:
     """
 
     def __init__(self, recorder: Recorder, *, clock: Clock | None = None) -> None:
-        self._publisher = Publisher(recorder)
+        self._jobs = JobRecorder(recorder)
         self._clock = clock or SystemClock()
 
     async def publish(
@@ -66,23 +64,12 @@ class Jobs:
             ChannelError: an id that cannot stand in a channel, or own anything.
             CodecError: data that JSON cannot carry.
         """
-        tape, channel = job_tape(job_id), job_channel(job_id)
-        event = JobEvent(
-            event_type=event_type,
-            job_id=job_id,
-            timestamp=self._clock.now().isoformat() if timestamp is None else timestamp,
-            data=data,
+        return await self._jobs.record(
+            job_id,
+            event_type,
+            self._clock.now().isoformat() if timestamp is None else timestamp,
+            data,
+            owner=user_id,
+            any_owner=is_admin,
+            idempotency_key=idempotency_key,
         )
-        try:
-            return await self._publisher.publish(
-                tape,
-                channel,
-                event,
-                event_type,
-                final=event_type in JOB_FINAL_TYPES,
-                owner=check_owner(user_id),
-                any_owner=is_admin,
-                idempotency_key=idempotency_key,
-            )
-        except NotFoundError:
-            raise NotFoundError(f"Job #{job_id} not found.") from None

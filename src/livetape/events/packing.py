@@ -32,6 +32,23 @@ class Packed(NamedTuple):
     replaced: bool
 
 
+def uncut_live(whole: Encoded, limit: int) -> Live:
+    """How the bus copy differs of an event on a tape of which nothing may be cut, in a message of `limit` bytes."""
+    room = limit - WRAPPER_BYTES - POSITION_BYTES
+    size = len(whole.payload)
+    return Live(lossy=whole.lossy, traceparent=_trace(size, room)) if size <= room else _notice(size, limit)
+
+
+def _trace(size: int, room: int) -> str | None:
+    """What is optional never makes an event too large."""
+    return current_traceparent() if size + TRACE_BYTES <= room else None
+
+
+def _notice(size: int, limit: int) -> Live:
+    """What stands in for an event whose JSON has so many bytes."""
+    return Live(too_large_payload(size + WRAPPER_BYTES, limit), ExecutionEventType.ERROR_COMMS_UPDATE.value)
+
+
 class Packer(Generic[M]):
     """Encodes events for a bus whose messages have at most `limit` bytes."""
 
@@ -48,12 +65,12 @@ class Packer(Generic[M]):
         whole = self._codec.encode(event, channel)
         room = self._limit - WRAPPER_BYTES - (POSITION_BYTES if recorded else 0)
         if len(whole.payload) <= room:
-            return Packed(whole, Live(lossy=whole.lossy, traceparent=self._trace(len(whole.payload), room)), False)
+            return Packed(whole, Live(lossy=whole.lossy, traceparent=_trace(len(whole.payload), room)), False)
         cut = self._shortened(event, channel, len(whole.payload), room)
         if cut is not None:
-            trace = self._trace(len(cut.payload), room)
+            trace = _trace(len(cut.payload), room)
             return Packed(whole, Live(cut.payload, cut.event_type, whole.lossy or cut.lossy, trace), False)
-        return Packed(whole, self._notice(len(whole.payload)), True)
+        return Packed(whole, _notice(len(whole.payload), self._limit), True)
 
     def live_copy(self, whole: Encoded, channel: str, *, beside: int) -> Live:
         """How the copy on the bus differs of an event whose JSON is there already and stands on a tape.
@@ -69,7 +86,7 @@ class Packer(Generic[M]):
             cut = None
         if cut is not None:
             return Live(cut.payload, cut.event_type, whole.lossy or cut.lossy)
-        return self._notice(len(whole.payload))
+        return _notice(len(whole.payload), self._limit)
 
     def message(self, packed: Packed) -> bytes:
         """The bytes for the bus of an event that is on no tape."""
@@ -79,15 +96,6 @@ class Packer(Generic[M]):
         return Envelope(
             payload, packed.whole.event_type, lossy=packed.live.lossy, traceparent=packed.live.traceparent
         ).encode()
-
-    def _notice(self, size: int) -> Live:
-        """What stands in for an event whose JSON has so many bytes."""
-        notice = too_large_payload(size + WRAPPER_BYTES, self._limit)
-        return Live(notice, ExecutionEventType.ERROR_COMMS_UPDATE.value)
-
-    def _trace(self, size: int, room: int) -> str | None:
-        """What is optional never makes an event too large."""
-        return current_traceparent() if size + TRACE_BYTES <= room else None
 
     def _shortened(self, event: M, channel: str, size: int, room: int) -> Encoded | None:
         if not isinstance(event, BaseModel):

@@ -14,11 +14,11 @@ from livetape.events.channel import job_tape
 from livetape.events.listener import Sleep
 from livetape.events.log import EventLog, Tape
 from livetape.events.stream_info import length_of
+from livetape.events.tape_retention import DAY_S
 from livetape.observability import get_logger
 
 logger = get_logger(__name__)
 
-DAY_S: Final = 24 * 3600.0
 _JOBS: Final = job_tape("x")[:-1]
 
 

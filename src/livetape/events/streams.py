@@ -7,23 +7,22 @@ entry_id = await publisher.publish_event("job_001", {"event_type": "custom_event
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from typing import Any, Final
 
 from livetape.clock import Clock, SystemClock
-from livetape.errors import CodecError, ConfigError, NotFoundError
-from livetape.events.channel import check_owner, job_channel, job_tape
-from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, too_large_payload
-from livetape.events.event import JOB_FINAL_TYPES
-from livetape.events.job_payload import job_payload
-from livetape.events.log import EventLog, NewEvent
+from livetape.errors import CodecError, ConfigError
+from livetape.events.channel import job_tape
+from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES
+from livetape.events.job_recorder import JobRecorder
+from livetape.events.log import EventLog
 from livetape.events.open import Backend, open_backend, open_client
-from livetape.events.packing import POSITION_BYTES, TRACE_BYTES, WRAPPER_BYTES
-from livetape.events.recorder import AS_RECORDED, Live, Recorded, Recorder
+from livetape.events.recorder import Recorded, Recorder
 from livetape.events.stream_info import stream_info, stream_length
-from livetape.observability import Metrics, current_traceparent
+from livetape.observability import Metrics
 
 UNKNOWN: Final = "unknown"
 
@@ -33,7 +32,8 @@ class RedisStreamPublisher:
 
     `redis_client` is a client of redis-py (`redis.asyncio.Redis` or `redis.Redis`); it stays the caller's, and nothing
     need be closed: one event loop per task with a client of its own is fine. Instead of a client: `url` (see
-    `livetape.events.open`; then use `async with`, or `close`), `backend`, or `recorder` with `log`.
+    `livetape.events.open`; then use `async with`, or `close`; a later event loop opens it again), `backend`, or
+    `recorder` with `log`.
 
     A job belongs to the `user_id` that published its first event with one; to everybody else it does not exist. Every
     method takes `user_id=` for a job of somebody else than the publisher's. Without any the job has no owner.
@@ -43,7 +43,7 @@ class RedisStreamPublisher:
     - NotFoundError: the job belongs to another user.
     - ChannelError: an id that cannot stand in a channel, or a user id that cannot own anything (empty, or `*`).
     - CodecError: data that JSON cannot carry; nothing was written.
-    - LogUnavailableError: nothing is known about whether it was written.
+    - LogUnavailableError: it is not known to be written; `context["refused"]` if it certainly was not.
 
     Raises:
         ConfigError: none or several sources, one that cannot be opened, or one that keeps nothing.
@@ -73,12 +73,11 @@ class RedisStreamPublisher:
             backend = self._own = open_backend(url, metrics=metrics)
         if backend is not None:
             recorder, log = backend.recorder, backend.log
-        if recorder is None:
-            raise ConfigError("there is nothing durable behind this", fix="use redis://… or sqlite:///…")
-        self._recorder = recorder
-        self._log = log
-        self._clock = clock or SystemClock()
+        self._url, self._metrics = url, metrics
         self._limit = max_message_bytes
+        self._use(recorder, log)
+        self._clock = clock or SystemClock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def publish_event(
         self,
@@ -166,32 +165,22 @@ class RedisStreamPublisher:
             NotFoundError: the job belongs to another user.
             ChannelError: an id that cannot stand in a channel.
             CodecError: no dict, or data that JSON cannot carry; nothing was written.
-            LogUnavailableError: nothing is known about whether it was written.
+            LogUnavailableError: it is not known to be written; `context["refused"]` if it certainly was not.
+            ConfigError: with a URL, another event loop uses this publisher.
         """
         if not isinstance(event_data, Mapping):
             raise CodecError("the data of a job's event is a dict")
         event_type = _text_of(event_data.get("event_type"), UNKNOWN)
         data = event_data if isinstance(event_data, dict) else dict(event_data)
-        payload, lossy = job_payload(job_id, event_type, _text_of(event_data.get("timestamp"), ""), data)
-        size = len(payload) + WRAPPER_BYTES + POSITION_BYTES
-        if size + TRACE_BYTES <= self._limit:
-            live = Live(lossy=lossy, traceparent=current_traceparent())
-        elif size <= self._limit:
-            live = Live(lossy=True) if lossy else AS_RECORDED  # what is optional never makes an event too large
-        else:
-            live = Live(too_large_payload(len(payload) + WRAPPER_BYTES, self._limit), "error_comms_update")
-        try:
-            return await self._recorder.record(
-                job_tape(job_id),
-                job_channel(job_id),
-                NewEvent(event_type, payload, final=event_type in JOB_FINAL_TYPES),
-                live=live,
-                owner=check_owner(self.user_id if user_id is None else user_id),
-                any_owner=any_owner,
-                idempotency_key=idempotency_key,
-            )
-        except NotFoundError:
-            raise NotFoundError(f"Job #{job_id} not found.") from None
+        return await self._here().record(
+            job_id,
+            event_type,
+            _text_of(event_data.get("timestamp"), ""),
+            data,
+            owner=self.user_id if user_id is None else user_id,
+            any_owner=any_owner,
+            idempotency_key=idempotency_key,
+        )
 
     async def close(self) -> None:
         """Give back what was opened for this publisher; a client and a backend that it was given stay open."""
@@ -204,7 +193,26 @@ class RedisStreamPublisher:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _use(self, recorder: Recorder | None, log: EventLog | None) -> None:
+        if recorder is None:
+            raise ConfigError("there is nothing durable behind this", fix="use redis://… or sqlite:///…")
+        self._jobs = JobRecorder(recorder, max_message_bytes=self._limit)
+        self._log = log
+
+    def _here(self) -> JobRecorder:
+        """For the running loop: what a URL opened for another loop, which has ended, is left behind."""
+        if self._url is not None:
+            loop = asyncio.get_running_loop()
+            if self._loop is not None and self._loop is not loop:
+                if self._loop.is_running():
+                    raise ConfigError("this publisher is in use by another event loop", fix="give each loop its own")
+                self._own = open_backend(self._url, metrics=self._metrics)
+                self._use(self._own.recorder, self._own.log)
+            self._loop = loop
+        return self._jobs
+
     def _reading(self) -> EventLog:
+        self._here()
         if self._log is None:
             raise ConfigError("this publisher has no log to read", fix="give log=… beside recorder=…")
         return self._log

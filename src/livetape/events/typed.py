@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Seq
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, Generic, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 from pydantic import TypeAdapter
@@ -28,6 +28,7 @@ from livetape.events.event_listener import EventListener, Feed, LiveFeed, TapeFe
 from livetape.events.follow import follow
 from livetape.events.log import NewEvent, Position
 from livetape.events.open import Backend
+from livetape.events.options import Key, OnError, Options, Start, Stats
 from livetape.events.packing import Packer
 from livetape.events.patience import Patience
 from livetape.events.ports import Ports, Source
@@ -39,48 +40,12 @@ from livetape.observability import Metrics, NoMetrics, current_traceparent, get_
 logger = get_logger(__name__)
 
 M = TypeVar("M")
-Key: TypeAlias = str | tuple[str, ...]
-"""Levels divided by `/`, or a tuple of levels, each of which may hold any character but control characters."""
-OnError: TypeAlias = Literal["count", "raise"]
-Start: TypeAlias = Position | Literal["earliest"] | None
-
 _NO_BUFFER: Final = DeliveryPolicy(buffer_events=0)
 _FIRST_LOGGED: Final = frozenset(10**power for power in range(10))
 
 
-class Stats(NamedTuple):
-    """Counts since the beginning, and what waits now (`buffered`)."""
-
-    failed: int
-    dropped: int
-    buffered: int
-
-
 async def _not_open(channel: str, data: bytes) -> int:
     raise ClosedError("the bus is not open")
-
-
-class Options(TypedDict, total=False):
-    """What an `EventBus` takes beside its model, name and codec. Times are seconds, sizes bytes.
-
-    `clock`, `sleep` and `jitter` (a number from 0 to 1) are for tests. `on_drop` is told of every event that is given
-    up, `on_gap` gets the channel when a listener may have missed events (empty: any).
-    """
-
-    url: str | None
-    bus: Bus | None
-    backend: Backend | None
-    client: object | None
-    on_error: OnError
-    durable: bool
-    max_message_bytes: int
-    policy: DeliveryPolicy | None
-    metrics: Metrics | None
-    clock: Clock | None
-    sleep: Sleep
-    jitter: Callable[[], float]
-    on_drop: OnDrop | None
-    on_gap: Callable[[str], None] | None
 
 
 class EventBus(Generic[M]):
@@ -99,8 +64,8 @@ class EventBus(Generic[M]):
     For the tasks of one event loop. When that loop has ended, the next use opens the adapter again in the present one.
 
     Raises:
-        ConfigError: none or several adapters, or `durable` with a bus alone. What a URL says wrong is found with the
-            first use, as is one that keeps nothing for a durable bus.
+        ConfigError: none or several adapters, an unusable URL, or `durable` with a bus alone. An adapter that keeps
+            nothing for a durable bus is found with the first use.
         ChannelError: a name that cannot begin a channel.
     """
 

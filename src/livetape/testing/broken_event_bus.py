@@ -15,8 +15,9 @@ from livetape.events.bus import Bus
 from livetape.events.codec import Codec, Encoded, JsonCodec
 from livetape.events.event import CommunicationErrorEvent, Event
 from livetape.events.event_listener import EventListener, ListenerState
+from livetape.events.options import OnError
 from livetape.events.result import Published
-from livetape.events.typed import EventBus, OnError
+from livetape.events.typed import EventBus
 from livetape.testing.broken_bus import CrossesLevels, LoneStarIsOneLevel
 from livetape.testing.conformance.event_bus import MAX_MESSAGE_BYTES, Detail, Listening, Step, SuiteEvent
 

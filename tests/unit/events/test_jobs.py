@@ -9,7 +9,8 @@ import pytest
 from pydantic_core import from_json
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.errors import ChannelError, NotFoundError
+from livetape.errors import ChannelError, CodecError, NotFoundError
+from livetape.events.channel import job_tape
 from livetape.events.codec import split
 from livetape.events.jobs import Jobs, UnownedJobs, writer_of
 from livetape.events.log import Tape
@@ -92,3 +93,11 @@ async def test_a_repeated_key_is_neither_written_nor_pushed_again() -> None:
 async def test_an_id_that_is_no_channel_is_refused() -> None:
     with pytest.raises(ChannelError):
         await Jobs(LogRecorder(FakeLog(), MemoryBus())).publish("u", "*", "a", 1)
+
+
+@pytest.mark.parametrize("data", [{"n": float("nan")}, [float("inf")], {"o": object()}])
+async def test_what_json_cannot_carry_is_refused_and_not_changed(data: Any) -> None:
+    log = FakeLog()
+    with pytest.raises(CodecError):
+        await Jobs(LogRecorder(log, MemoryBus())).publish("u", "j", "step", data)
+    assert await log.read(job_tape("j")) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -270,3 +272,31 @@ async def test_nobody_has_such_an_id(owner: str) -> None:
     with pytest.raises(ChannelError, match="owner"):
         await Jobs(LogRecorder(rig.log, rig.bus)).publish(owner, "j", "note", {})
     assert await rig.log.describe("job_events:j") is None
+
+
+def test_a_later_event_loop_opens_a_url_again(tmp_path: Path) -> None:
+    publisher = RedisStreamPublisher(url=f"sqlite:///{tmp_path}/jobs.db")
+
+    async def step() -> str:
+        return await publisher.publish_event("j", {"event_type": "step"})
+
+    async def last() -> str:
+        async with publisher:
+            return await step()
+
+    assert [asyncio.run(step()), asyncio.run(last())] == ["1-0", "2-0"]
+
+
+async def test_two_event_loops_at_once_are_refused(tmp_path: Path) -> None:
+    async with RedisStreamPublisher(url=f"sqlite:///{tmp_path}/jobs.db") as publisher:
+        await publisher.publish_event("j", {})
+
+        def elsewhere() -> None:
+            asyncio.run(_publish(publisher))
+
+        with pytest.raises(ConfigError, match="another event loop"):
+            await asyncio.to_thread(elsewhere)
+
+
+async def _publish(publisher: RedisStreamPublisher) -> None:
+    await publisher.publish_event("j", {})
