@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor as ThreadPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,20 +242,22 @@ class Executor:
 
     def _start(self, run: NodeRun) -> None:
         self._outlets[run.seq] = _Outlet(run.seq, self._happened)
-        self._tasks[run.seq] = asyncio.create_task(self._run_node(run), name=f"node {run.id}")
+        task = self._tasks[run.seq] = asyncio.create_task(self._run_node(run), name=f"node {run.id}")
+        task.add_done_callback(partial(self._left, run.seq))
+
+    def _left(self, seq: int, task: asyncio.Task[None]) -> None:
+        """A node that was cancelled cannot say so itself: it may not have had its first turn."""
+        if task.cancelled():
+            self._happened(Ended(seq, ExecutionStatus.TERMINATED, None, "cancelled"))
 
     async def _run_node(self, run: NodeRun) -> None:
         block = self._blocks.get(run.node.block_id)
         outlet = self._outlets[run.seq]
         started = self._clock.monotonic()
-        try:
-            if block is None:
-                failure: Failure | None = Failure(f"no block with the id {run.node.block_id!r} is installed")
-            else:
-                failure = await run_block(block, run.inputs, self._context(run), outlet, self._threads)
-        except asyncio.CancelledError:
-            self._happened(Ended(run.seq, ExecutionStatus.TERMINATED, None, "cancelled"))
-            raise
+        if block is None:
+            failure: Failure | None = Failure(f"no block with the id {run.node.block_id!r} is installed")
+        else:
+            failure = await run_block(block, run.inputs, self._context(run), outlet, self._threads)
         name = "unknown" if block is None else block.name
         self._metrics.observe("block_duration_seconds", self._clock.monotonic() - started, block_type=name)
         outcome = "success" if failure is None else "error"
