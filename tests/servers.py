@@ -52,6 +52,10 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Returns when it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,7 @@ class RedisServer:
 
     def stop(self) -> None:
         """Idempotent."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             self._signal(signal.SIGCONT)
             self._signal(signal.SIGTERM)
             self._ended()

@@ -7,6 +7,10 @@ import struct
 
 CHANNEL = "777777777"
 STAMP = "8888888888888888888"
+OFFSET = "1666666666"
+FIRST_OFFSET = 1_000_000_001
+"""Of a channel's first event, where the load client numbers them; with fixed width, for the lengths in a command."""
+
 TOKEN = "TOKEN"
 
 USER_ID = f"user-{CHANNEL}"

@@ -1,8 +1,6 @@
-"""Our gateway as it is in service: tokens, envelopes, permissions, offsets and metrics on.
+"""Our gateway without Redis, to look at it without its bus link: tokens, envelopes, permissions, offsets, metrics on.
 
-    python livetape_server.py PORT BACKEND_URL KEY
-
-BACKEND_URL is `redis://…`, or `direct://127.0.0.1:PORT` (see direct.py) to look at the gateway without a bus link.
+python livetape_server.py PORT direct://127.0.0.1:BUS_PORT KEY    (see direct.py)
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from starlette.routing import Route
 
 from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.auth import Authenticator, TokenOptions, TokenVerifier
-from livetape.events.open import open_backend
 from livetape.gateway.app import create_gateway
 from livetape.gateway.options import GatewayOptions
-from livetape.gateway.transports.uvicorn import JoinedWritesProtocol
+from livetape.gateway.transports.http import http_protocol
+from livetape.gateway.transports.uvicorn import GatewayProtocol
 
 # Limits only: with one channel for a thousand sockets they all belong to one user.
 OPTIONS = GatewayOptions(max_sockets_per_user=20_000)
@@ -31,7 +29,7 @@ OPTIONS = GatewayOptions(max_sockets_per_user=20_000)
 
 async def main(port: int, url: str, key: str) -> None:
     metrics = PrometheusMetrics("livetape")
-    backend = await open_direct(url) if url.startswith("direct:") else open_backend(url, metrics=metrics)
+    backend = await open_direct(url)
     assert backend.log is not None
     authenticator = Authenticator(TokenVerifier(TokenOptions(verify_key=key)))
     gateway = create_gateway(OPTIONS, backend.bus, backend.log, authenticator, metrics=metrics)
@@ -45,13 +43,13 @@ async def main(port: int, url: str, key: str) -> None:
         app,
         host="127.0.0.1",
         port=port,
-        ws=JoinedWritesProtocol,
+        ws=GatewayProtocol,
         ws_max_size=64 * 1024,
         ws_ping_interval=25,
         ws_ping_timeout=60,
         ws_per_message_deflate=False,
         loop="uvloop",
-        http="httptools",
+        http=http_protocol(),
         lifespan="off",
         access_log=False,
         log_level="warning",

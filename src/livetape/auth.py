@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 import re
+import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,28 +24,70 @@ DEFAULT_USER_ID: Final = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
 """The user of every call while authentication is off, and of the owner of a development machine."""
 
 ADMIN_ROLE: Final = "admin"
+GUEST: Final = "share:"
+"""So begin the ids of guests; a login token with such a user is refused."""
+
+SHARE_AUDIENCE: Final = "livetape-share"
+"""The audience of share tokens: no login has it, and no share token has that of logins."""
+
+MAX_SHARED: Final = 100
+"""So many tapes a share token opens at most."""
+
+READ_GRAPH: Final = "READ_GRAPH"
+EXECUTE_GRAPH: Final = "EXECUTE_GRAPH"
+READ_BLOCK: Final = "READ_BLOCK"
+EXECUTE_BLOCK: Final = "EXECUTE_BLOCK"
+SCOPES: Final = frozenset({READ_GRAPH, EXECUTE_GRAPH, READ_BLOCK, EXECUTE_BLOCK})
+"""What an API key can be limited to. What runs (executions, graphs, jobs) is read with READ_GRAPH."""
+
 MIN_KEY_BYTES: Final = 32
 LONGEST_DIGEST_BYTES: Final = 64
 MAX_TOKEN_CHARS: Final = 16 * 1024
 LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
-Refusal: TypeAlias = Literal["missing", "no_user", "invalid", "expired"]
-"""Why a caller is not known; stands in the error's context as `reason`."""
+Refusal: TypeAlias = Literal["missing", "no_user", "invalid", "expired", "revoked", "other_user"]
+"""Why a caller is not known; stands in the error's context as `reason`. "other_user": a token that was sent to go on
+with belongs to somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is acting. `expires_at` is None when the right to act does not end by itself."""
+    """Who is acting. `expires_at` is None when the right to act does not end by itself.
+
+    `scopes`: all that it may do (`READ_GRAPH`, …), None for everything that its user may. `shares`: the tapes, by
+    name, that a share token opens; whoever has any is a guest, who may read these and do nothing else.
+    """
 
     user_id: str
     role: str = ""
     expires_at: datetime | None = None
     token_id: str | None = None
+    issued_at: datetime | None = None
+    scopes: frozenset[str] | None = None
+    shares: frozenset[str] = frozenset()
 
     @property
     def is_admin(self) -> bool:
         """Whether the token says so (claim `role`)."""
         return self.role == ADMIN_ROLE
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether it is whoever holds a share token, and no user."""
+        return bool(self.shares) or self.user_id.startswith(GUEST)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is less than its user: a guest, or a key with scopes. Notifications are not for such."""
+        return self.scopes is not None or self.is_guest
+
+    def may(self, scope: str) -> bool:
+        """Whether its scopes allow this. A guest has none."""
+        return not self.is_guest and (self.scopes is None or scope in self.scopes)
+
+    def without_token(self) -> Principal:
+        """The same rights, whichever token they came with."""
+        return Principal(self.user_id, self.role, scopes=self.scopes, shares=self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +156,8 @@ class TokenVerifier:
 
     def __init__(self, options: TokenOptions, clock: Clock | None = None) -> None:
         check_key(options)
+        if options.audience == SHARE_AUDIENCE:
+            raise ConfigError(f"logins cannot have the audience {SHARE_AUDIENCE}", because="share tokens have it")
         self._options = options
         self._clock = clock or SystemClock()
         # PyJWT warns at every decode with a short key; `check_key` has said so once.
@@ -127,10 +173,41 @@ class TokenVerifier:
             TokenExpiredError: "Token has expired".
             UnauthenticatedError: "Invalid token: …".
         """
+        return self._claims(token, [self._options.audience])
+
+    def verify(self, token: str, *, guests: bool = False) -> Principal:
+        """The principal that a token stands for. `guests`: a share token is taken as well, and is one.
+
+        Raises:
+            TokenExpiredError: "Token has expired".
+            UnauthenticatedError: "Invalid token: …", or "User ID not found in token" (reason "no_user").
+        """
+        audiences = [self._options.audience]
+        claims = self._claims(token, [*audiences, SHARE_AUDIENCE] if guests else audiences)
+        audience = claims["aud"]
+        if audience == SHARE_AUDIENCE:
+            return _guest(claims)
+        if isinstance(audience, list) and SHARE_AUDIENCE in audience:  # never both
+            raise _invalid("Audience doesn't match")
+        user_id = claims.get("sub")
+        if not isinstance(user_id, str) or not user_id:
+            raise UnauthenticatedError("User ID not found in token", reason="no_user")
+        if user_id.startswith(GUEST):
+            raise _invalid(f"A user's id does not begin with {GUEST}")
+        role, token_id = claims.get("role"), claims.get("jti")
+        return Principal(
+            user_id,
+            role=role if isinstance(role, str) else "",
+            expires_at=_moment(claims.get("exp")),
+            token_id=token_id if isinstance(token_id, str) else None,
+            issued_at=_moment(claims.get("iat")),
+        )
+
+    def _claims(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
         if len(token) > MAX_TOKEN_CHARS:
             raise _invalid("Token is too long")
         try:
-            claims = self._decode(token)
+            claims = self._decode(token, audiences)
         except jwt.InvalidTokenError as error:
             raise _invalid(str(error)) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -138,33 +215,14 @@ class TokenVerifier:
         self._check_times(claims)
         return claims
 
-    def verify(self, token: str) -> Principal:
-        """The principal that a token stands for.
-
-        Raises:
-            TokenExpiredError: "Token has expired".
-            UnauthenticatedError: "Invalid token: …", or "User ID not found in token" (reason "no_user").
-        """
-        claims = self.claims(token)
-        user_id = claims.get("sub")
-        if not isinstance(user_id, str) or not user_id:
-            raise UnauthenticatedError("User ID not found in token", reason="no_user")
-        role, token_id = claims.get("role"), claims.get("jti")
-        return Principal(
-            user_id,
-            role=role if isinstance(role, str) else "",
-            expires_at=_moment(claims.get("exp")),
-            token_id=token_id if isinstance(token_id, str) else None,
-        )
-
-    def _decode(self, token: str) -> dict[str, Any]:
+    def _decode(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
         options = self._options
         with _quiet() if self._is_short else nullcontext():
             return jwt.decode(
                 token,
                 options.verify_key,
                 algorithms=[options.algorithm],
-                audience=options.audience,
+                audience=audiences,
                 # Times are checked below, by the clock that we were given.
                 options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )
@@ -200,10 +258,6 @@ def issue_token(
     Raises:
         ConfigError: the key cannot sign with this algorithm, or is too weak to do so.
     """
-    if algorithm.startswith("HS") and len(key.encode()) < MIN_KEY_BYTES:
-        raise ConfigError(
-            f"the key for tokens is weak: it needs at least {MIN_KEY_BYTES} bytes", fix="set a longer JWT_VERIFY_KEY"
-        )
     claims: dict[str, Any] = {
         "sub": user_id,
         "role": role,
@@ -213,9 +267,51 @@ def issue_token(
     }
     if token_id is not None:
         claims["jti"] = token_id
+    return _signed(claims, key, algorithm)
+
+
+def issue_share_token(
+    key: str,
+    *,
+    tapes: Collection[str],
+    now: datetime,
+    ttl: timedelta,
+    algorithm: str = "HS256",
+    token_id: str | None = None,
+) -> str:
+    """A signed token for whoever gets it: it opens these tapes (`execution_tape(…)`, …) for reading, and nothing else.
+
+    It names no user. `token_id`, by which it can be revoked, is made up when it is not given. Whether the tapes may be
+    shared is for the caller to check.
+
+    Raises:
+        ConfigError: the key cannot sign with this algorithm, or is too weak to do so.
+        ValueError: no tape, more than 100, a name that is none, or names too long for a token.
+    """
+    names = sorted(set(tapes))
+    if not _are_shared(names):
+        raise ValueError(f"a share token opens 1 to {MAX_SHARED} tapes")
+    claims: dict[str, Any] = {
+        "share": names,
+        "aud": SHARE_AUDIENCE,
+        "jti": token_id or secrets.token_urlsafe(16),
+        "iat": int(now.timestamp()),
+        "exp": int((now + ttl).timestamp()),
+    }
+    token = _signed(claims, key, algorithm)
+    if len(token) > MAX_TOKEN_CHARS:
+        raise ValueError("the names of these tapes are too long for one token")
+    return token
+
+
+def _signed(claims: Mapping[str, Any], key: str, algorithm: str) -> str:
+    if algorithm.startswith("HS") and len(key.encode()) < MIN_KEY_BYTES:
+        raise ConfigError(
+            f"the key for tokens is weak: it needs at least {MIN_KEY_BYTES} bytes", fix="set a longer JWT_VERIFY_KEY"
+        )
     try:
         with _quiet():
-            return jwt.encode(claims, key, algorithm=algorithm)
+            return jwt.encode(dict(claims), key, algorithm=algorithm)
     except (jwt.PyJWTError, AttributeError, ValueError, TypeError) as error:  # a public key has no `sign`
         raise ConfigError(
             f"cannot sign a token with {algorithm}",
@@ -233,19 +329,23 @@ class ConnectionFacts:
     """
 
     token: str | None = field(default=None, repr=False)
+    ticket: str | None = field(default=None, repr=False)
     host: str | None = None
     origin: str | None = None
     peer: str | None = None
     forwarded: bool = False
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], peer: str | None, token: str | None = None) -> Self:
+    def of(
+        cls, headers: Mapping[str, str], peer: str | None, token: str | None = None, *, ticket: str | None = None
+    ) -> Self:
         """From headers with lower-case names. Without `token`, `Authorization: Bearer …` is looked at."""
         if token is None:
             scheme, _, value = headers.get("authorization", "").partition(" ")
             token = value.strip() if scheme.lower() == "bearer" else None
         return cls(
             token=token or None,
+            ticket=ticket or None,
             host=headers.get("host"),
             origin=headers.get("origin"),
             peer=peer,
@@ -297,17 +397,19 @@ class Authenticator:
         dev_user: bool = False,
         allowed_hosts: Sequence[str] = (),
         origins: OriginPolicy | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if enable_auth and verifier is None:
             raise ConfigError("there is no key to check tokens with", fix="set JWT_VERIFY_KEY")
         self._verifier = verifier
         self._dev_user = dev_user
+        self._clock = clock or SystemClock()
         self._hosts = LOCAL_HOSTS | {host.lower().strip("[]") for host in allowed_hosts}
         self.auth_enabled = enable_auth
         self.origins = origins or OriginPolicy()
 
-    def authenticate(self, facts: ConnectionFacts) -> Principal:
-        """The caller.
+    def authenticate(self, facts: ConnectionFacts, *, guests: bool = False) -> Principal:
+        """The caller. `guests`: who comes with a share token is let in, too. Tickets are not looked at.
 
         Raises:
             UnauthenticatedError: no token, or one that does not hold; context `reason` (see `Refusal`) says why.
@@ -317,7 +419,7 @@ class Authenticator:
         if not self.auth_enabled:
             return self._default_user(facts)
         if facts.token is not None and self._verifier is not None:
-            return self._verifier.verify(facts.token)
+            return self._verifier.verify(facts.token, guests=guests)
         if self._dev_user and self._is_own_machine(facts):
             return self._default_user(facts)
         raise UnauthenticatedError(reason="missing")
@@ -326,7 +428,8 @@ class Authenticator:
         # Nothing secret was sent, so a browser may have been sent here by anybody's page.
         if not self.origins.permits(facts.origin, facts.host):
             raise NotAuthorizedError("This origin may not call without a token")
-        return Principal(DEFAULT_USER_ID, role=ADMIN_ROLE)
+        # Issued now: it is known by being here, so what was revoked before does not concern it.
+        return Principal(DEFAULT_USER_ID, role=ADMIN_ROLE, issued_at=self._clock.now())
 
     def _is_own_machine(self, facts: ConnectionFacts) -> bool:
         return not facts.forwarded and _is_loopback(facts.peer) and host_name(facts.host) in self._hosts
@@ -348,6 +451,24 @@ def _is_loopback(peer: str | None) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback
+
+
+def _guest(claims: Mapping[str, Any]) -> Principal:
+    """Of a share token. Everything that ours have must be there: nothing else is signed for this audience."""
+    names, token_id, end = claims.get("share"), claims.get("jti"), claims.get("exp")
+    if not isinstance(names, list) or not _are_shared(names) or not isinstance(token_id, str) or end is None:
+        raise _invalid("This share token is incomplete")
+    return Principal(
+        GUEST + hashlib.sha256(token_id.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        expires_at=_moment(end),
+        token_id=token_id,
+        issued_at=_moment(claims.get("iat")),
+        shares=frozenset(names),
+    )
+
+
+def _are_shared(names: Sequence[object]) -> bool:
+    return 1 <= len(names) <= MAX_SHARED and all(isinstance(name, str) and ":" in name for name in names)
 
 
 def _invalid(why: str) -> UnauthenticatedError:

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from acceptance.api import Api, Started, graph, link, node
 from acceptance.server import DEV_USER, Server
 from acceptance.watch import Watcher, ask, receive, socket
+from described import Recording
 from reference.blocks import STORE
 
 STREAM = "c4a05001-0000-4000-8000-000000000001"
@@ -278,3 +279,20 @@ def test_the_smallest_graph(api: Api) -> None:
     last = api.events(started)[-1]
     assert execution["stream"]["offset"] <= last.offset, "the position is read before the state, never after"
     assert api.execution(started)["stream"] == {"epoch": last.epoch, "offset": last.offset}
+
+
+async def test_what_an_engine_says_is_what_the_server_describes(server: Server, api: Api) -> None:
+    recording = Recording((await asyncio.to_thread(api.http.get, "/asyncapi.json")).json())
+    started = await asyncio.to_thread(api.run, slow_graph(count=3, pause=0))
+    data = {"graph_exec_id": started.id, "since": "earliest", "outputs": "each"}
+    async with socket(server.ws_url) as ws:
+        recording.add("out", await ask(ws, {"method": "subscribe_graph_execution", "data": data}))
+        for frame in await until_completed(ws):
+            recording.add("out", frame)
+        stop = {"method": "stop_graph_execution", "data": {"graph_exec_id": started.id}, "id": 1}
+        await ws.send(json.dumps(stop))
+        while recording.add("out", await receive(ws))["method"] != "stop_graph_execution":
+            pass
+    events = {"graph_execution_event", "node_execution_event", "node_output_event"}
+    assert events <= recording.heard.keys()
+    assert recording.heard["graph_execution_event"] >= {"offset", "epoch", "final"}

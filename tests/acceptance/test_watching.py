@@ -215,7 +215,6 @@ def test_a_stop_at_any_moment_is_final(server: Server, api: Api, instant: float)
     assert [i.value["status"] for i in log if i.final] == ["TERMINATED"]
 
 
-@pytest.mark.xfail(reason="sockets of old clients are not resumed yet", raises=TimeoutError)
 async def test_an_old_client_that_lost_its_socket_gets_its_channels_back(server: Server, api: Api) -> None:
     """Old pages do not subscribe again: within 120 s the server does it for them."""
     started = await started_on(api, streaming(40, 0.05))
@@ -230,10 +229,9 @@ async def test_an_old_client_that_lost_its_socket_gets_its_channels_back(server:
         while got[-1].get("final") is not True:
             got.append(json.loads(await receive(ws, timeout=4)))
     assert {m["channel"] for m in got} == {channel}
-    offsets = [m["offset"] for m in got]
-    assert offsets == sorted(set(offsets))
+    # What it had not confirmed is sent again, because nobody knows whether it has seen it; nothing is missing.
+    again = [m["offset"] for m in got[1:]]
+    assert again == sorted(set(again))
     log = await log_of(api, started)
-    want = [i.offset for i in log if i.value["event_type"] != "node_output_update" and i.offset >= offsets[0]]
-    missing = set(want) - set(offsets)
-    # Lost with the dead socket may be what was on its way when it died, which an old client never acknowledges.
-    assert len(missing) <= 3, sorted(missing)
+    want = {i.offset for i in log if i.value["event_type"] != "node_output_update" and i.offset >= first["offset"]}
+    assert want <= {m["offset"] for m in got}

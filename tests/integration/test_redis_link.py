@@ -23,6 +23,7 @@ from livetape.adapters.redis.pipeline import PipelinedCommands
 from livetape.errors import BusError, BusUnavailableError, ChannelError
 from livetape.events.bus import BusMessage, Subscription
 from livetape.events.open import open_backend
+from livetape.testing.conformance.bus import Collected
 from servers import RedisServer, running
 
 pytestmark = [pytest.mark.needs("redis"), pytest.mark.serial]
@@ -106,6 +107,26 @@ async def works_again(bus: RedisBus, subscription: Subscription) -> None:
     assert bus.state == "listening"
     await published(bus, "t/a", b"again")
     assert await following(subscription) == BusMessage("t/a", b"again")
+
+
+async def test_a_sink_gets_the_marker_before_all_that_follows(own_redis: RedisServer) -> None:
+    got = Collected()
+    async with opened(own_redis.url()) as bus, await bus.subscribe("t/a", "t/*", sink=got):
+        await published(bus, "t/a", b"before")
+        async with asyncio.timeout(PATIENCE_S):
+            await got.reaches(1)
+        own_redis.kill()
+        own_redis.start()
+        for number in range(20):
+            await published(bus, "t/a", b"%d" % number)
+        async with asyncio.timeout(PATIENCE_S):
+            while b"19" not in got.data:
+                await got.reaches(len(got.messages) + 1)
+        markers = [at for at, message in enumerate(got.messages) if message.gap]
+        assert markers == [1]
+        assert got.messages[1] == BusMessage("", b"", gap=True)
+        after = [int(data) for data in got.data[2:]]
+        assert after == list(range(after[0], 20)), "what is missing is missing before the marker"
 
 
 async def test_down_at_the_start(own_redis: RedisServer) -> None:

@@ -20,6 +20,7 @@ from livetape.adapters.sql.graphs import SqlGraphStore
 from livetape.adapters.sql.migrate import HEAD, migrate, upgrade
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.relay import SqlTapeRelayStore
+from livetape.adapters.sqlite.ephemeral import EPHEMERAL_SCHEMA, SqliteEphemeral
 from livetape.adapters.sqlite.log import SCHEMA, SqliteEventLog
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
@@ -427,9 +428,29 @@ async def test_migrations_the_tables_and_the_librarys_schema_are_one(stage: Stag
     migrated = described(tmp_path / "b.db")
     assert migrated == described(tmp_path / "a.db"), "an empty database gets the tables at once"
     with sqlite3.connect(tmp_path / "c.db") as db:
-        db.executescript(SCHEMA)
+        db.executescript(SCHEMA + EPHEMERAL_SCHEMA)
     db.close()
-    assert described(tmp_path / "c.db") == {name: migrated[name] for name in ("event", "tape")}
+    assert described(tmp_path / "c.db") == {name: migrated[name] for name in ("ephemeral", "event", "tape")}
+
+
+async def test_a_database_of_the_first_version_gets_the_newer_tables(tmp_path: Path) -> None:
+    def first(db: Connection) -> None:
+        upgrade(db, None, to="0001")
+
+    path = tmp_path / "old.db"
+    writer, readers = Writer(path), Readers(path)
+    writer.open()
+    try:
+        database = SqliteDatabase(writer, readers)
+        await database.write(first)
+        assert "ephemeral" not in described(path)
+        assert await database.write(migrate)
+        ephemeral = SqliteEphemeral(writer, readers)
+        await ephemeral.put("k", b"v", ttl_s=60)
+        assert await ephemeral.get("k") == b"v"
+    finally:
+        readers.close()
+        writer.close()
 
 
 def test_the_head_is_the_newest_migration() -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from livetape.auth import (
     DEFAULT_USER_ID,
+    SHARE_AUDIENCE,
     Authenticator,
     ConnectionFacts,
     OriginPolicy,
@@ -31,6 +32,7 @@ from livetape.auth import (
     User,
     check_key,
     host_name,
+    issue_share_token,
     issue_token,
 )
 from livetape.errors import ConfigError, NotAuthorizedError, TokenExpiredError, UnauthenticatedError
@@ -77,7 +79,7 @@ def test_a_good_token_is_its_user() -> None:
 
 def test_an_issued_token_verifies() -> None:
     issued = issue_token(KEY, user_id="U", now=NOW, ttl=timedelta(hours=1), role="admin", token_id="T")
-    assert verifier().verify(issued) == Principal("U", "admin", NOW + timedelta(hours=1), "T")
+    assert verifier().verify(issued) == Principal("U", "admin", NOW + timedelta(hours=1), "T", NOW)
     assert jwt.decode(issued, options={"verify_signature": False})["aud"] == "authenticated"
 
 
@@ -179,6 +181,93 @@ def test_the_user_model_is_the_seeds() -> None:
     payload = {"sub": "U", "email": "u@example.org", "phone": "1", "role": "user"}
     assert User.from_payload(payload) == User("U", "u@example.org", "1", "user")
     assert User.from_payload({"sub": "U"}) == User("U", "", "", "")
+
+
+# ---- share tokens ----------------------------------------------------
+
+
+def share(**changes: Any) -> str:
+    claims = {
+        "share": ["job_events:j"],
+        "aud": SHARE_AUDIENCE,
+        "jti": "S",
+        "iat": NOW.timestamp(),
+        "exp": NOW.timestamp() + 60,
+        **changes,
+    }
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, KEY, algorithm="HS256")
+
+
+def test_a_share_token_is_a_guest_where_guests_are_let_in() -> None:
+    issued = issue_share_token(KEY, tapes=["job_events:j", "execution_events:e"], now=NOW, ttl=timedelta(hours=1))
+    guest = verifier().verify(issued, guests=True)
+    assert guest.is_guest
+    assert guest.shares == {"job_events:j", "execution_events:e"}
+    assert guest.user_id.startswith("share:")
+    assert (guest.role, guest.is_admin, guest.scopes) == ("", False, None)
+    assert guest.expires_at == NOW + timedelta(hours=1)
+    assert guest.issued_at == NOW
+    assert guest.token_id
+    assert verifier().verify(token(), guests=True).user_id == "U", "logins are let in there as well"
+
+
+def test_a_share_token_is_no_login() -> None:
+    assert refused(share()).message == "Invalid token: Audience doesn't match"
+    assert refused(share(sub="U", role="admin")).context["reason"] == "invalid"
+    with pytest.raises(UnauthenticatedError):
+        Authenticator(verifier()).authenticate(ConnectionFacts(token=share()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": [SHARE_AUDIENCE]},
+        {"aud": ["authenticated", SHARE_AUDIENCE], "sub": "U"},
+        {"share": None},
+        {"share": []},
+        {"share": "job_events:j"},
+        {"share": ["job_events:j", 7]},
+        {"share": ["everything"]},
+        {"share": [f"job_events:{number}" for number in range(101)]},
+        {"jti": None},
+        {"exp": None},
+        {"exp": NOW.timestamp() - 60},
+        {"nbf": NOW.timestamp() + 60},
+    ],
+)
+def test_a_share_token_that_is_not_whole_opens_nothing(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnauthenticatedError):
+        verifier().verify(share(**changes), guests=True)
+
+
+def test_claims_of_the_other_kind_do_not_count() -> None:
+    """What makes a guest cannot be added to a login, nor a user to a share."""
+    assert verifier().verify(token(share=["job_events:j"]), guests=True) == verifier().verify(token())
+    guest = verifier().verify(share(sub="U", role="admin"), guests=True)
+    assert (guest.user_id.startswith("share:"), guest.is_admin) == (True, False)
+    assert refused(token(sub="share:x")).message == "Invalid token: A user's id does not begin with share:"
+
+
+@pytest.mark.parametrize("tapes", [[], [""], ["nothing"], [f"job_events:{number}" for number in range(101)]])
+def test_what_cannot_be_shared_is_not_signed(tapes: list[str]) -> None:
+    with pytest.raises(ValueError, match="1 to 100"):
+        issue_share_token(KEY, tapes=tapes, now=NOW, ttl=timedelta(hours=1))
+
+
+def test_a_share_token_fits_where_tokens_are_taken() -> None:
+    fits = [f"job_events:{number:036}" for number in range(100)]
+    assert len(issue_share_token(KEY, tapes=fits, now=NOW, ttl=timedelta(hours=1))) < 8 * 1024
+    with pytest.raises(ValueError, match="too long"):
+        issue_share_token(KEY, tapes=[name * 5 for name in fits], now=NOW, ttl=timedelta(hours=1))
+    with pytest.raises(ConfigError, match="weak"):
+        issue_share_token("s" * 8, tapes=fits, now=NOW, ttl=timedelta(hours=1))
+
+
+def test_logins_have_another_audience() -> None:
+    with pytest.raises(ConfigError):
+        verifier(audience=SHARE_AUDIENCE)
+    near = token(aud=f"{SHARE_AUDIENCE}-prod")
+    assert verifier(audience=f"{SHARE_AUDIENCE}-prod").verify(near, guests=True).user_id == "U"
 
 
 # ---- keys ----------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from livetape.errors import ConfigError
+from livetape.events.open import check_url
 from livetape.gateway.options import GatewayOptions
 from livetape.settings import (
     EngineSettings,
@@ -20,6 +21,7 @@ from livetape.settings import (
     signing_key,
 )
 from livetape.settings.load import fields, variable_of
+from livetape.settings.model import REDIS_SCHEMES
 
 KEY = "k" * 40
 
@@ -133,18 +135,76 @@ def test_a_file_that_is_absent_or_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "url"),
     [
-        ("BUS", "redis://127.0.0.1"),
-        ("LOG", "redis://127.0.0.1"),
+        ("BUS", "amqp://h"),
         ("STORE", "postgresql+psycopg://h/db"),
         ("QUEUE", "amqp://h"),
         ("FILES", "s3://bucket"),
     ],
 )
 def test_distributed_adapters_are_refused_honestly(tmp_path: Path, name: str, url: str) -> None:
-    with pytest.raises(ConfigError, match="this version runs embedded") as error:
+    with pytest.raises(ConfigError, match="is not there yet") as error:
         load_settings({}, {f"LIVETAPE_{name}": url}, tmp_path)
     assert error.value.set_by == f"LIVETAPE_{name} in the environment"
     assert "unset" in str(error.value.fix)
+
+
+REDIS = "redis://:secret@h:1/2"
+
+
+@pytest.mark.parametrize("scheme", REDIS_SCHEMES)
+def test_a_redis_bus_implies_all_that_others_share(scheme: str) -> None:
+    url = f"{scheme}://h/0"
+    for settings in (Settings(bus=url), Settings(log=url), Settings(bus=url, log=url, ephemeral=url)):
+        assert settings.is_distributed
+        assert (settings.bus_url, settings.log_url, settings.ephemeral_url) == (url, url, url)
+        assert settings.database_path == Path(".livetape/livetape.db")
+    assert Settings(bus=url, log=REDIS).log_url == REDIS
+    assert Settings(bus=url, store="sqlite:///a.db").database_path == Path("a.db")
+
+
+def test_the_schemes_are_those_of_the_event_library() -> None:
+    for scheme in REDIS_SCHEMES:
+        check_url(f"{scheme}:///run/redis.sock" if scheme == "unix" else f"{scheme}://h:1/{'svc' * ('sent' in scheme)}")
+
+
+def test_nothing_is_shared_by_default_and_with_memory() -> None:
+    for settings in (Settings(), Settings(bus="memory://"), Settings(ephemeral=REDIS)):
+        assert not settings.is_distributed
+        assert (settings.bus_url, settings.log_url) == ("memory://", None)
+    assert Settings().ephemeral_url is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "set_by"),
+    [
+        ({"bus": REDIS, "log": "sqlite:///a.db"}, "a Redis bus needs a Redis log", "bus, log"),
+        ({"bus": "memory://", "log": REDIS}, "a Redis log needs a Redis bus", "bus, log"),
+        ({"bus": REDIS, "ephemeral": "memory://"}, "needs tickets and revocations in Redis", "bus, ephemeral"),
+    ],
+)
+def test_adapters_that_cannot_keep_the_promises_together(values: dict[str, str], message: str, set_by: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        Settings.model_validate(values)
+    assert (error.value.set_by, bool(error.value.because), "unset" in str(error.value.fix)) == (set_by, True, True)
+
+
+def test_the_redis_of_the_seed_is_read_only_by_who_has_to_have_one(tmp_path: Path) -> None:
+    environ = {"REDIS_HOST": "cache", "REDIS_PORT": "7", "REDIS_PASSWORD": "p@ss/w"}
+    assert not load_settings({}, environ, tmp_path).settings.is_distributed
+    loaded = load_settings({}, environ, tmp_path, redis=True)
+    assert loaded.settings.bus_url == "redis://:p%40ss%2Fw@cache:7/0"
+    assert loaded.sources == {"bus": "REDIS_HOST, REDIS_PORT, REDIS_PASSWORD in the environment"}
+    assert load_settings({}, {"REDIS_HOST": "::1"}, tmp_path, redis=True).settings.bus_url == "redis://[::1]:6379/0"
+    assert load_settings({}, {"REDIS_PORT": "9"}, tmp_path, redis=True).settings.bus_url == "redis://localhost:9/0"
+    assert not load_settings({}, {"REDIS_PASSWORD": "x"}, tmp_path, redis=True).settings.is_distributed
+    ours = {**environ, "LIVETAPE_LOG": REDIS}
+    assert load_settings({}, ours, tmp_path, redis=True).settings.bus_url == REDIS
+
+
+def test_a_url_with_a_password_may_be_a_mounted_secret(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(REDIS + "\n")
+    loaded = load_settings({}, {"LIVETAPE_BUS_FILE": str(tmp_path / "url")}, tmp_path)
+    assert loaded.settings.bus_url == REDIS
 
 
 @pytest.mark.parametrize("url", ["mongodb://x", "redis", "sqlite://host/x", ""])

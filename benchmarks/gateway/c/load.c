@@ -30,6 +30,8 @@
 
 #define CHANNEL_MARK "777777777"
 #define STAMP_MARK "8888888888888888888"
+#define OFFSET_MARK "1666666666" /* counts up by one for each event of a channel, from 1000000001 */
+#define OFFSET_BASE 1000000001ull
 #define TOKEN_MARK "TOKEN"
 #define DELIVERY "\"t\":\""
 #define STAMP_DIGITS 19
@@ -341,8 +343,8 @@ static void open_socket(struct conn *c, int index)
 
 static char *event_template, *outgoing;
 static size_t event_size, out_size, out_room;
-static size_t channel_marks[8], stamp_marks[8];
-static int channel_mark_count, stamp_mark_count;
+static size_t channel_marks[8], stamp_marks[8], offset_marks[8];
+static int channel_mark_count, stamp_mark_count, offset_mark_count;
 static uint64_t published;
 
 static int find_marks(const char *mark, size_t *marks)
@@ -384,6 +386,8 @@ static void publish(uint64_t count)
             put_digits(at + channel_marks[i], published % (uint64_t)set.channels, strlen(CHANNEL_MARK));
         for (int i = 0; i < stamp_mark_count; i++)
             put_digits(at + stamp_marks[i], now, STAMP_DIGITS);
+        for (int i = 0; i < offset_mark_count; i++)
+            put_digits(at + offset_marks[i], OFFSET_BASE + published / (uint64_t)set.channels, strlen(OFFSET_MARK));
         out_size += event_size;
         published++;
     }
@@ -395,6 +399,7 @@ static void connect_publisher(const char *hello_file, const char *event_file)
     event_template = read_file(event_file, &event_size);
     channel_mark_count = find_marks(CHANNEL_MARK, channel_marks);
     stamp_mark_count = find_marks(STAMP_MARK, stamp_marks);
+    offset_mark_count = find_marks(OFFSET_MARK, offset_marks);
     if (stamp_mark_count == 0)
         die("the event has no time");
     publish_fd = dial(set.publish_port, false);
@@ -586,5 +591,8 @@ int main(int argc, char **argv)
     epoll_ctl(epoll_fd, EPOLL_CTL_DEL, 0, NULL);
     if (event)
         measure();
+    watch(0, (struct conn *)&told); /* all stay connected until whoever reads the figures has looked at the server */
+    while (!left)
+        turn(1000);
     return 0;
 }

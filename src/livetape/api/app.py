@@ -9,34 +9,27 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from livetape.api.errors import error_response, problem_of
-from livetape.api.limits import BodyLimit
+from livetape.api.middleware import HttpOptions, layers
 from livetape.api.negotiation import prefers_html
-from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Tapes
+from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Revocations, Tapes
 from livetape.api.routers import blocks as blocks_routes
 from livetape.api.routers import executions as execution_routes
 from livetape.api.routers import graphs as graph_routes
 from livetape.api.routers import health as health_routes
 from livetape.api.routers import jobs as job_routes
-from livetape.api.security import HostGuard, SecurityHeadersMiddleware
 from livetape.api.services import ApiOptions, BlockList, Services
-from livetape.api.tracking import REQUEST_ID_HEADER, RequestTracker
 from livetape.auth import Authenticator
 from livetape.clock import Clock, IdFactory, SystemClock, new_id
 from livetape.engine.block import BlockRegistry
 from livetape.errors import LivetapeError
 from livetape.observability import Metrics, NoMetrics
 
-EXPOSED_HEADERS: Final = (REQUEST_ID_HEADER, "X-Stream-Position", "Idempotency-Replayed", "ETag", "Retry-After")
-NOT_COMPRESSED: Final = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/x-ndjson")
 RESERVED: Final = ("/api/", "/ws")
 
 OUR_ROUTES: Final = tuple(
@@ -68,6 +61,7 @@ def create_api(
     jobs: Jobs,
     authenticator: Authenticator,
     event_streams: EventStreams,
+    revocations: Revocations | None = None,
     readiness: Readiness = always_ready,
     metrics: Metrics | None = None,
     metrics_text: MetricsText | None = None,
@@ -81,24 +75,20 @@ def create_api(
 
     `routes` are answered before ours (the socket endpoint, for instance) and stand behind the same middleware. They
     may raise any error of `livetape.errors` and get the same bodies. `console` answers browsers at `/` and every GET
-    that no route takes and that is not below `/api/`.
+    that no route takes and that is not below `/api/`. `revocations`: tokens that are refused before their end.
     """
-    middleware = [  # the first is the outermost
-        Middleware(SecurityHeadersMiddleware),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(options.cors_origins),
-            allow_origin_regex=options.cors_origin_regex,
-            allow_credentials=True,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
+    middleware = layers(
+        HttpOptions(
+            max_body_bytes=options.max_body_bytes,
+            cors_origins=options.cors_origins,
+            cors_origin_regex=options.cors_origin_regex,
+            allowed_hosts=options.allowed_hosts,
+            gzip_min_bytes=options.gzip_min_bytes,
         ),
-        Middleware(RequestTracker, metrics=metrics or NoMetrics(), clock=clock or SystemClock(), new_id=ids),
-        Middleware(HostGuard, allowed_hosts=options.allowed_hosts),
-        Middleware(GZipMiddleware, minimum_size=options.gzip_min_bytes, exclude_content_types=NOT_COMPRESSED),
-        Middleware(BodyLimit, max_bytes=options.max_body_bytes),
-    ]
+        metrics=metrics or NoMetrics(),
+        clock=clock or SystemClock(),
+        ids=ids,
+    )
     app = FastAPI(
         title="livetape",
         summary="Runs graphs of blocks and background jobs, and puts every step on a tape.",
@@ -124,6 +114,7 @@ def create_api(
         jobs=jobs,
         tapes=log,
         authenticator=authenticator,
+        revocations=revocations,
         event_streams=event_streams,
         readiness=readiness,
         metrics_text=metrics_text,

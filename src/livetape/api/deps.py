@@ -11,8 +11,8 @@ from fastapi.security import HTTPBearer
 from starlette.requests import Request
 from starlette.responses import Response
 
+from livetape.api.bodies import ErrorBody
 from livetape.api.limits import JsonRoute
-from livetape.api.models import ErrorBody
 from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, Tapes
 from livetape.api.services import ApiOptions, BlockList, Services
 from livetape.auth import ConnectionFacts, Principal
@@ -28,6 +28,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {"default": {"model": ErrorBody
 class SignedInRoute(JsonRoute):
     """A route for known callers. They are asked who they are before a byte of the body is read.
 
+    A caller that is less than its user (a key with scopes) is refused: no route here says which scope it needs.
     The caller stands in `request.state.principal`.
     """
 
@@ -35,9 +36,14 @@ class SignedInRoute(JsonRoute):
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            authenticator = services_of(request).authenticator
+            services = services_of(request)
             peer = request.client.host if request.client else None
-            request.state.principal = authenticator.authenticate(ConnectionFacts.of(request.headers, peer))
+            principal = services.authenticator.authenticate(ConnectionFacts.of(request.headers, peer))
+            if services.revocations is not None:
+                await services.revocations.check(principal)
+            if principal.is_limited:
+                raise NotAuthorizedError("This key may not do this")
+            request.state.principal = principal
             return await answer(request)
 
         return handler

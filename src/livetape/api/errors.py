@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from livetape import errors as tree
-from livetape.api.models import ErrorItem
+from livetape.api.bodies import ErrorItem
 from livetape.api.negotiation import asks_for
 from livetape.observability import get_logger
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
+from livetape.auth import Principal
 from livetape.engine.graph import Graph, GraphMeta, GraphModel
 from livetape.events.executions import GraphExecution, GraphExecutionMeta, NodeExecutionResult
 from livetape.events.log import Position, Tape
@@ -112,6 +113,18 @@ class EventStreams(Protocol):
     """
 
     async def __call__(self, request: Request, tape: Tape) -> Response: ...
+
+
+class Revocations(Protocol):
+    """Knows the tokens that hold no longer before their time is over."""
+
+    async def check(self, principal: Principal) -> None:
+        """Refuse who came with one.
+
+        Raises:
+            UnauthenticatedError: it was revoked.
+        """
+        ...
 
 
 Readiness: TypeAlias = Callable[[], Awaitable[Sequence[str]]]

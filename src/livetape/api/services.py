@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic_core import to_json
 
-from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Tapes
+from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Revocations, Tapes
 from livetape.auth import Authenticator
 from livetape.engine.block import BlockRegistry
 
@@ -62,6 +62,7 @@ class Services:
     jobs: Jobs
     tapes: Tapes
     authenticator: Authenticator
+    revocations: Revocations | None
     event_streams: EventStreams
     readiness: Readiness
     metrics_text: MetricsText | None

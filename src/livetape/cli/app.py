@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, str]] = {
     "up": "Start everything in one process.",
+    "serve": "Start a gateway alone, or everything beside a Redis.",
     "run": "Start a graph and print its outputs.",
     "tail": "Follow an execution, a graph or a job live.",
     "replay": "Print what happened, at the pace at which it happened.",
@@ -95,8 +96,13 @@ def run(argv: Sequence[str]) -> int:
         click.echo(exc.format_message(), err=True)
         return exc.exit_code
     except (Exception, KeyboardInterrupt) as exc:
-        return _report(app, _known(single(exc)))
+        return report(app, exc)
     return result if isinstance(result, int) else 0
+
+
+def report(app: App, exc: BaseException) -> int:
+    """Show what went wrong; the exit code that belongs to it."""
+    return _report(app, _known(single(exc)))
 
 
 def _known(exc: BaseException) -> BaseException:

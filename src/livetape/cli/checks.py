@@ -20,7 +20,7 @@ from urllib.request import ProxyHandler, build_opener
 from livetape.cli.discover import is_serving, read_server_file
 from livetape.cli.facts import package_versions
 from livetape.cli.ports import holder_of, is_in_use, problem_with
-from livetape.errors import ConfigError
+from livetape.errors import ConfigError, LivetapeError
 from livetape.settings import Loaded, Settings
 from livetape.settings.secret import MIN_SECRET_CHARS, SECRET_FILE
 
@@ -29,6 +29,7 @@ Status: TypeAlias = Literal["ok", "warn", "fail", "skip"]
 MIN_PYTHON = 0x030B0000
 MIN_FREE_BYTES = 100 * 1024 * 1024
 MIN_OPEN_FILES = 1024
+BUS_ANSWERS_S = 3.0
 OLDEST_YEAR = 2026
 
 
@@ -59,6 +60,7 @@ def all_checks(load: Callable[[], Loaded]) -> list[Check]:
         check_data_dir(settings.data_dir),
         check_secret(settings),
         check_database(settings.database_path),
+        check_bus(settings),
         check_server(url, settings.server_file),
         check_port(settings, is_ours=url is not None),
         check_console(),
@@ -160,6 +162,31 @@ def check_database(path: Path) -> Check:
     if problems != ["ok"]:
         return Check("database", "fail", f"{path}: {'; '.join(problems)}", _restore(path))
     return Check("database", "ok", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, journal {journal}, sound")
+
+
+def check_bus(settings: Settings) -> Check:
+    """Whether Redis answers, where there has to be one."""
+    if not settings.is_distributed:
+        return Check("bus", "ok", "inside the process")
+    import asyncio
+
+    from livetape.cli.running import shown_url
+    from livetape.events.open import open_backend
+
+    async def ask(url: str) -> None:
+        async with asyncio.timeout(BUS_ANSWERS_S), open_backend(url) as backend:
+            assert backend.log is not None
+            await backend.log.read("livetape doctor", limit=1)
+
+    urls = dict.fromkeys([settings.bus_url, str(settings.log_url)])
+    shown = ", ".join(shown_url(url) for url in urls)
+    for url in urls:
+        try:
+            asyncio.run(ask(url))
+        except (LivetapeError, TimeoutError) as exc:
+            why = str(exc) or f"no answer in {BUS_ANSWERS_S:g} s"
+            return Check("bus", "fail", f"{shown_url(url)}: {why}", "start it, or correct LIVETAPE_BUS")
+    return Check("bus", "ok", f"{shown} answers")
 
 
 def _restore(path: Path) -> str:

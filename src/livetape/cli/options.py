@@ -37,12 +37,12 @@ class App:
         """Talk: to standard error, so that standard output holds data only."""
         click.echo(text, err=True, color=self.color(sys.stderr))
 
-    def load(self, *, warn: bool = True, **flags: Any) -> Loaded:
-        """The settings of this call."""
+    def load(self, *, warn: bool = True, redis: bool = False, **flags: Any) -> Loaded:
+        """The settings of this call. `redis`: see `load_settings`."""
         from livetape.settings import load_settings
 
         config = Path(self.config_file) if self.config_file else None
-        loaded = load_settings({"data_dir": self.data_dir, **flags}, os.environ, Path.cwd(), config=config)
+        loaded = load_settings({"data_dir": self.data_dir, **flags}, os.environ, Path.cwd(), config=config, redis=redis)
         self.sources = loaded.sources
         for warning in loaded.warnings if warn else ():
             self.say(f"warning: {warning}")

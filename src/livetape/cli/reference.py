@@ -1,4 +1,4 @@
-"""Writes docs/reference/{cli,settings,errors}.md from the code: `python -m livetape.cli.reference [FOLDER]`."""
+"""Writes docs/reference/{cli,settings,errors,metrics}.md from the code: `python -m livetape.cli.reference [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from livetape.cli.app import cli
 from livetape.cli.errors import EXIT_CODES, TABLE
+from livetape.figures import FIGURES, PARTS
 from livetape.settings import Settings
 from livetape.settings.load import FALLBACKS, SECRET_FIELDS, fields, variable_of
 
@@ -24,7 +25,12 @@ NOTE = "<!-- Made by `python -m livetape.cli.reference`; a test fails when it is
 
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
-    return {"cli.md": cli_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+    return {
+        "cli.md": cli_page(),
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "metrics.md": metrics_page(),
+    }
 
 
 def cli_page() -> str:
@@ -87,6 +93,34 @@ def errors_page() -> str:
     ]
     lines += ["", "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
     lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """Every figure of `/metrics`."""
+    lines = [
+        "# Metrics",
+        NOTE,
+        "",
+        "What `/metrics` shows, and what is given to whatever is passed as `metrics=`. On `/metrics` each name has the",
+        "namespace before it (`livetape_`, another by `LIVETAPE_METRICS_NAMESPACE`), except for those that begin with",
+        "`execution_manager_`. With `--workers` each figure has the label `worker`, too. A figure is there once there",
+        "was something to count. What the fan-out counts, it counts once for all recipients.",
+        "",
+    ]
+    for part in PARTS:
+        lines += [f"## {part.title}", "", "| name | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{figure.name}` | {figure.kind} | {', '.join(f'`{label}`' for label in figure.labels)} "
+            f"| {figure.meaning} |"
+            for figure in part.figures
+        ]
+        lines.append("")
+    lines += ["## Buckets", ""]
+    for buckets in dict.fromkeys(figure.buckets for figure in FIGURES.values() if figure.buckets):
+        names = ", ".join(f"`{figure.name}`" for figure in FIGURES.values() if figure.buckets == buckets)
+        lines += [f"{names}: up to {', '.join(f'{bucket:g}' for bucket in buckets)} seconds, and more.", ""]
+    lines.pop()
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,14 +14,30 @@ from livetape.errors import ConflictError
 from livetape.store.graphs import GraphRow, GraphStore
 
 
-class Graphs:
-    """Stores and shows graphs. Versions are immutable; every change is a new one."""
+async def nobody(_user_id: str, _graph_id: str) -> None:
+    """Where tapes are read is where they are written: there is nobody to announce them to."""
 
-    def __init__(self, store: GraphStore, blocks: BlockRegistry, *, clock: Clock, new_id: IdFactory) -> None:
+
+class Graphs:
+    """Stores and shows graphs. Versions are immutable; every change is a new one.
+
+    `announce` makes the tape of a new one known where it is read, and raises nothing that could be waited out.
+    """
+
+    def __init__(
+        self,
+        store: GraphStore,
+        blocks: BlockRegistry,
+        *,
+        clock: Clock,
+        new_id: IdFactory,
+        announce: Callable[[str, str], Awaitable[None]] = nobody,
+    ) -> None:
         self._store = store
         self._blocks = blocks
         self._clock = clock
         self._new_id = new_id
+        self._announce = announce
 
     async def create(self, user_id: str, graph: Graph) -> GraphModel:
         """Store it as version 1 with new ids for the graph, its nodes and links.
@@ -33,6 +49,7 @@ class Graphs:
         fresh = _with_new_ids(graph, self._new_id(), self._new_id)
         row = _row(fresh.model_copy(update={"version": 1}), user_id, self._clock.now())
         await self._store.create(row)
+        await self._announce(user_id, row.id)
         return self._model(row)
 
     async def install(self, user_id: str, graph: Graph) -> bool:
@@ -42,6 +59,7 @@ class Graphs:
             await self._store.create(_row(graph.model_copy(update={"version": 1}), user_id, self._clock.now()))
         except ConflictError:
             return False
+        await self._announce(user_id, graph.id)
         return True
 
     async def update(self, user_id: str, graph_id: str, graph: Graph) -> GraphModel:

@@ -1,24 +1,20 @@
-"""Publishes what the store has committed: in order per execution, each at least once, with its number.
+"""Sends out what the store has committed: in order per execution, each at least once, with its number.
 
-Normally it is handed the events by the commit itself, in the same process; after a crash it finds them in the log.
-Graph events are first appended to the graph's tape (which allots their number there and publishes nothing), then
-every event is published once on the execution's channel. Doing it twice is harmless: the number is the identity.
+Normally it is handed the events by the commit itself, in the same process; after a crash, or when more waits than it
+holds, it finds them in the log. Where they go, and by which steps, is its outlet's business. Doing it twice is
+harmless: the number is the identity.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-from livetape.errors import BusUnavailableError, LogUnavailableError, StoreUnavailableError
-from livetape.events.bus import Bus
-from livetape.events.channel import graph_tape
-from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, Encoded, Envelope, JsonCodec
-from livetape.events.executions import EXECUTION_EVENTS
+from livetape.engine.outlets import Outlet
+from livetape.errors import LivetapeError, LogUnavailableError, StoreUnavailableError
 from livetape.events.log import EventLog, NewEvent
-from livetape.events.packing import WRAPPER_BYTES, Packer
 from livetape.observability import Metrics, get_logger
 from livetape.store.executions import Committed, TapeRelayStore
 
@@ -26,44 +22,64 @@ logger = get_logger(__name__)
 
 MARK_EVERY_S: Final = 0.5
 RETRY_S: Final = 0.5
-GRAPH_EVENT: Final = "graph_execution_update"
+SENT_AT_ONCE: Final = 64
+SENT_BYTES: Final = 1024 * 1024
+READ_AT_ONCE: Final = 256
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""Of events that wait for their turn. What comes beyond is read from the log when its turn comes."""
+LEFTOVERS: Final = 1000
+LOOK_S: Final = 1.0
+FRUITLESS: Final = 3
 
 
 @dataclass(slots=True)
 class _Track:
-    """One tape on its way out: `next` is the number to publish next, `waiting` what came before its turn."""
+    """One tape on its way out: `next` is the number to send next, `waiting` what came before its turn.
+
+    `stuck`: there is more in the log than waits here. `unsure`: `next` has to be asked for. `busy`: it has its turn.
+    `ended`: its last event is out.
+    """
 
     committed: Committed
     next: int
     waiting: dict[int, NewEvent] = field(default_factory=dict)
     stuck: bool = False
     unsure: bool = False
+    busy: bool = False
+    ended: bool = False
 
 
 class Relay:
-    """One per process that writes state. `offer` may be called at any time from the loop of `run`."""
+    """One per process that writes state. `offer` may be called at any time from the loop of `run`.
 
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        log: EventLog,
-        store: TapeRelayStore,
-        metrics: Metrics,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-    ) -> None:
-        self._bus = bus
+    `log` is the log in which the store writes.
+    """
+
+    def __init__(self, outlet: Outlet, *, log: EventLog, store: TapeRelayStore, metrics: Metrics) -> None:
+        self._outlet = outlet
         self._log = log
         self._store = store
         self._metrics = metrics
-        self._limit = max_message_bytes
-        self._packer = Packer(JsonCodec(EXECUTION_EVENTS), max_message_bytes)
         self._tracks: dict[str, _Track] = {}
         self._dirty: deque[str] = deque()
         self._queued: set[str] = set()
         self._wake = asyncio.Event()
         self._published: dict[str, int] = {}
+        self._held_bytes = 0
+        self._stalled = False
         self.ready = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many tapes have events that are not out yet, as far as is known."""
+        return sum(1 for track in self._tracks.values() if track.waiting or track.stuck)
+
+    def relayed(self, tape: str, number: int) -> int:
+        """Of the events of a tape up to this number: up to which they are out."""
+        track = self._tracks.get(tape)
+        if track is None:
+            return number
+        return 0 if track.unsure else min(number, track.next - 1)
 
     def offer(self, committed: Committed) -> None:
         """A commit of this process wrote these events."""
@@ -72,23 +88,40 @@ class Relay:
             # Commits may be offered in another order than they were made: who sees a later one first asks the store.
             track = _Track(committed, committed.first, unsure=committed.first > 1)
             self._tracks[committed.tape] = track
-        for number, event in enumerate(committed.events, committed.first):
-            if track.unsure or number >= track.next:
-                track.waiting[number] = event
-        self._touch(committed.tape)
+        if self._held_bytes > HELD_BYTES:
+            track.stuck = True
+        else:
+            for number, event in enumerate(committed.events, committed.first):
+                if track.unsure or number >= track.next:
+                    self._hold(track, number, event)
+        self._touch(track)
 
-    def _touch(self, tape: str) -> None:
-        if tape not in self._queued:
+    def _hold(self, track: _Track, number: int, event: NewEvent) -> None:
+        if number not in track.waiting:
+            track.waiting[number] = event
+            self._held_bytes += len(event.payload)
+
+    def _drop(self, track: _Track, number: int) -> None:
+        self._held_bytes -= len(track.waiting.pop(number).payload)
+
+    def _touch(self, track: _Track) -> None:
+        tape = track.committed.tape
+        if tape not in self._queued and not track.busy:
             self._queued.add(tape)
             self._dirty.append(tape)
             self._wake.set()
 
     async def run(self) -> None:
-        """Publish for ever."""
+        """Send for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mark_forever(), name="relay marks")
-            await self._catch_up()
+            tasks.create_task(self._outlet.run(), name="relay outlet")
+            if self._outlet.waits_for_leftovers:
+                await self._catch_up()
+            elif await self._find_leftovers():
+                tasks.create_task(self._find_more(), name="relay leftovers")
             self.ready.set()
+            room = asyncio.Semaphore(self._outlet.tapes_at_once)
             while True:
                 await self._wake.wait()
                 self._wake.clear()
@@ -98,98 +131,121 @@ class Relay:
                     track = self._tracks.get(tape)
                     if track is None:
                         continue  # it ended while this turn was waiting
-                    try:
-                        await self._publish(track)
-                    except (BusUnavailableError, LogUnavailableError, StoreUnavailableError) as error:
-                        logger.warning("relay of %s waits: %s", tape, error, extra={"action": "relay_retry"})
-                        self._metrics.count("relay_retries_total")
-                        await asyncio.sleep(RETRY_S)
-                        self._touch(tape)
+                    if self._outlet.tapes_at_once == 1:
+                        await self._turn(track)
+                    else:
+                        await room.acquire()
+                        track.busy = True
+                        turn = tasks.create_task(self._turn(track), name="relay turn")
+                        turn.add_done_callback(lambda _: room.release())
+
+    async def _turn(self, track: _Track) -> None:
+        try:
+            await self._publish(track)
+        except self._outlet.retried as error:
+            self._metrics.count("relay_retries_total")
+            if not self._stalled:
+                self._stalled = True
+                logger.warning("the relay waits: %s", error, extra={"action": "relay_retry"})
+            await asyncio.sleep(RETRY_S)
+            track.busy = False
+            self._touch(track)
+        else:
+            if self._stalled:
+                self._stalled = False
+                logger.info("the relay goes on", extra={"action": "relay_goes_on"})
+            track.busy = False
+            if track.stuck or track.next in track.waiting:  # came while it had its turn
+                self._touch(track)
+
+    # ---- what an earlier process left ------------------------------------------------------------------------------
 
     async def _catch_up(self) -> None:
-        """What an earlier process committed and did not publish."""
-        while True:
-            tapes = await self._store.unpublished()
-            found = [c for c in tapes if c.tape not in self._tracks]
-            for committed in found:
-                self._tracks[committed.tape] = _Track(committed, committed.first, stuck=True)
-                self._touch(committed.tape)
-            for track in list(self._tracks.values()):
-                if track.stuck:
-                    await self._publish(track)
-            if not found:
-                return
+        """Send it all."""
+        while await self._find_leftovers():
+            for track in [track for track in self._tracks.values() if track.stuck]:
+                await self._publish(track)
             await self._mark()
 
+    async def _find_leftovers(self) -> int:
+        """Queue what was committed and not sent; returns how many tapes were found."""
+        found = 0
+        for committed in await self._store.unpublished(limit=LEFTOVERS):
+            if committed.tape not in self._tracks and committed.tape not in self._published:
+                found += 1
+                track = self._tracks[committed.tape] = _Track(committed, committed.first, stuck=True)
+                self._touch(track)
+        return found
+
+    async def _find_more(self) -> None:
+        """The store names so many at once only: look again when most of them are out."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self.waiting > LEFTOVERS // 2:
+                continue
+            try:
+                await self._mark()
+                if not await self._find_leftovers():
+                    return
+            except StoreUnavailableError as error:
+                logger.warning("cannot look for leftovers: %s", error, extra={"action": "relay_leftovers"})
+
+    # ---- one tape --------------------------------------------------------------------------------------------------
+
     async def _publish(self, track: _Track) -> None:
+        committed = track.committed
         if track.unsure:
-            track.next = await self._store.published(track.committed.tape) + 1
+            track.next = await self._store.published(committed.tape) + 1
             track.unsure = False
             for number in [number for number in track.waiting if number < track.next]:
-                del track.waiting[number]
-        if track.stuck or (track.waiting and track.next not in track.waiting):
-            await self._read_missing(track)
-        final, before = False, track.next
-        while (event := track.waiting.get(track.next)) is not None:
-            await self._publish_one(track, event)
-            del track.waiting[track.next]
-            track.next += 1
-            final = final or event.final
-        self._published[track.committed.tape] = track.next - 1
-        self._metrics.count("events_published_total", track.next - before)
-        if final and not track.waiting:
+                self._drop(track, number)
+        fruitless = 0
+        while events := await self._due(track):
+            sent = await self._outlet.send(committed, track.next, events)
+            for number in range(track.next, track.next + sent):
+                self._drop(track, number)
+            track.next += sent
+            self._published[committed.tape] = track.next - 1
+            self._metrics.count("events_published_total", sent)
+            track.ended = track.ended or any(event.final for event in events[:sent])
+            fruitless = 0 if sent else fruitless + 1
+            if fruitless == FRUITLESS:
+                raise LogUnavailableError("the event log does not keep what it is given", tape=committed.tape)
+        if track.ended and not track.waiting and not track.stuck:
             # Terminal never changes: nothing will follow.
-            del self._tracks[track.committed.tape]
+            self._tracks.pop(committed.tape, None)
+
+    async def _due(self, track: _Track) -> list[NewEvent]:
+        """The events that are to leave next, as many as go together."""
+        if track.next not in track.waiting and (track.stuck or track.waiting):
+            await self._read_missing(track)
+        events: list[NewEvent] = []
+        size = 0
+        while len(events) < SENT_AT_ONCE and (event := track.waiting.get(track.next + len(events))) is not None:
+            size += len(event.payload)
+            if events and size > SENT_BYTES:
+                break
+            events.append(event)
+        return events
 
     async def _read_missing(self, track: _Track) -> None:
-        """Events of this tape that nobody offered: read them from the log."""
-        after = track.next - 1
-        while entries := await self._log.read(track.committed.tape, after):
-            for entry in entries:
-                track.waiting.setdefault(entry.offset, NewEvent(entry.event_type, entry.payload, entry.final))
-                after = entry.offset
-        track.stuck = False
+        """Events of this tape that nobody offered: read the next of them from the log."""
+        track.stuck = False  # what is dropped from here on, says so again
+        try:
+            entries = await self._log.read(track.committed.tape, track.next - 1, limit=READ_AT_ONCE)
+        except LivetapeError:
+            track.stuck = True
+            raise
+        for entry in entries:
+            self._hold(track, entry.offset, NewEvent(entry.event_type, entry.payload, entry.final, entry.at_us))
+        track.stuck = track.stuck or len(entries) == READ_AT_ONCE
 
-    async def _publish_one(self, track: _Track, event: NewEvent) -> None:
-        committed = track.committed
-        graph_offset: int | None = None
-        graph_epoch: str | None = None
-        if event.event_type == GRAPH_EVENT:
-            position = await self._log.append(
-                graph_tape(committed.graph_id),
-                NewEvent(event.event_type, event.payload),
-                idempotency_key=f"{committed.execution_id}:{track.next}",
-            )
-            graph_offset, graph_epoch = position.offset, position.epoch
-        envelope = Envelope(
-            payload=event.payload,
-            event_type=event.event_type,
-            offset=track.next,
-            epoch=committed.epoch,
-            graph_offset=graph_offset,
-            graph_epoch=graph_epoch,
-            final=event.final,
-        )
-        message = envelope.encode()
-        if len(message) > self._limit:  # the tape keeps the whole event
-            message = self._fitted(envelope, committed.channel, len(message)).encode()
-        await self._bus.publish(committed.channel, message)
-
-    def _fitted(self, envelope: Envelope, channel: str, size: int) -> Envelope:
-        """The envelope of `size` bytes with values of its event shortened, or with the notice in its place."""
-        whole = Encoded(envelope.payload, envelope.event_type)
-        beside = size - len(whole.payload) - WRAPPER_BYTES
-        live = self._packer.live_copy(whole, channel, beside=beside)
-        return replace(
-            envelope,
-            payload=live.payload or whole.payload,
-            event_type=live.event_type or whole.event_type,
-            lossy=live.lossy,
-        )
+    # ---- the mark --------------------------------------------------------------------------------------------------
 
     async def _mark_forever(self) -> None:
         while True:
             await asyncio.sleep(MARK_EVERY_S)
+            self._metrics.gauge("relay_waiting_tapes", self.waiting)
             await self._mark()
 
     async def _mark(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -14,7 +14,7 @@ from livetape.engine.block import BlockRegistry
 from livetape.engine.library import graph_of
 from livetape.engine.validation import check_runnable
 from livetape.errors import GraphValidationError, LimitError, LogError, NotFoundError
-from livetape.events.channel import execution_tape
+from livetape.events.channel import execution_channel, execution_tape
 from livetape.events.executions import (
     ExecutionStats,
     ExecutionStatus,
@@ -24,8 +24,11 @@ from livetape.events.executions import (
 )
 from livetape.events.log import EventLog, Position
 from livetape.store.execution_events import execution_outputs, group_outputs
-from livetape.store.executions import ExecutionRow, ExecutionStore, IdempotencyKey, NewExecution, NodeRow
+from livetape.store.executions import Committed, ExecutionRow, ExecutionStore, IdempotencyKey, NewExecution, NodeRow
 from livetape.store.graphs import GraphStore
+
+Relayed: TypeAlias = Callable[[str, int], int]
+"""Of the events of a tape up to a number: up to which number others can read them."""
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 
@@ -48,8 +51,13 @@ class Snapshot:
     stream: Position
 
 
+async def nobody(_committed: Committed) -> None:
+    """Where tapes are read is where they are written: there is nobody to announce them to."""
+
+
 class Executions:
-    """Starts, shows and stops executions. `hint` tells the workers of this process of a stop at once."""
+    """Starts, shows and stops executions. `hint` tells the workers of this process of a stop at once; `announce` makes
+    the tape of a new one known where it is read, and raises nothing that could be waited out."""
 
     def __init__(
         self,
@@ -61,6 +69,8 @@ class Executions:
         clock: Clock,
         new_id: IdFactory,
         hint: Callable[[str], None],
+        announce: Callable[[Committed], Awaitable[None]] = nobody,
+        relayed: Relayed | None = None,
         max_input_bytes: int = MAX_INPUT_BYTES,
     ) -> None:
         self._store = store
@@ -70,6 +80,8 @@ class Executions:
         self._clock = clock
         self._new_id = new_id
         self._hint = hint
+        self._announce = announce
+        self._relayed = relayed
         self._max_input_bytes = max_input_bytes
 
     async def start(
@@ -115,6 +127,8 @@ class Executions:
             row = replace(
                 row, status=ExecutionStatus.QUEUED, status_reason=None, started_at=None, ended_at=None, stats=b"{}"
             )
+        else:
+            await self._announce(_new_tape(row))
         return Started(_meta(row), Position(row.epoch, 0), replayed)
 
     async def get(self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None) -> Snapshot:
@@ -124,14 +138,15 @@ class Executions:
         nodes = await self._store.nodes(row.id)
         if tape is None:
             raise LogError(f"the tape of execution {graph_exec_id} is gone")
-        return Snapshot(_execution(row, nodes), [_node(row, node) for node in _in_order(nodes)], tape.position)
+        stream = Position(tape.epoch, self._told(row, tape.offset))
+        return Snapshot(_execution(row, nodes), [_node(row, node) for node in _in_order(nodes)], stream)
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
     ) -> tuple[list[tuple[GraphExecutionMeta, Position]], int]:
         """One page, newest first, each with the position on its tape as of that state; and how many there are."""
         rows, total = await self._store.list(user_id, graph_id=graph_id, limit=page_size, offset=(page - 1) * page_size)
-        return [(_meta(row), Position(row.epoch, number)) for row, number in rows], total
+        return [(_meta(row), Position(row.epoch, self._told(row, number))) for row, number in rows], total
 
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0
@@ -150,11 +165,26 @@ class Executions:
             row = await self._store.get(graph_exec_id, user_id=user_id)
         return _meta(row)
 
+    def _told(self, row: ExecutionRow, number: int) -> int:
+        return number if self._relayed is None else self._relayed(execution_tape(row.id), number)
+
     async def _get(self, user_id: str, graph_exec_id: str, graph_id: str | None) -> ExecutionRow:
         row = await self._store.get(graph_exec_id, user_id=user_id)
         if graph_id is not None and row.graph_id != graph_id:
             raise NotFoundError(f"Graph execution #{graph_exec_id} not found.")
         return row
+
+
+def _new_tape(row: ExecutionRow) -> Committed:
+    return Committed(
+        tape=execution_tape(row.id),
+        channel=execution_channel(row.user_id, row.graph_id, row.id),
+        epoch=row.epoch,
+        graph_id=row.graph_id,
+        execution_id=row.id,
+        first=1,
+        events=(),
+    )
 
 
 def _meta(row: ExecutionRow) -> GraphExecutionMeta:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 
 class BusMessage(NamedTuple):
@@ -20,6 +20,11 @@ class BusMessage(NamedTuple):
     channel: str
     data: bytes
     gap: bool = False
+
+
+Sink: TypeAlias = Callable[[Sequence[BusMessage]], None]
+"""Takes messages and gap markers as they come, all that arrived together in one call, in order. It is called in the
+loop's thread and neither waits nor raises."""
 
 
 class Subscription(ABC):
@@ -82,8 +87,12 @@ class Bus(ABC):
         )
 
     @abstractmethod
-    async def subscribe(self, *patterns: str) -> Subscription:
-        """A new, independent subscription that is already listening to `patterns`."""
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
+        """A new, independent subscription that is already listening to `patterns`.
+
+        With a `sink` nothing waits in between: messages are handed to it, and the subscription itself yields nothing
+        and ends when it is closed. A sink that takes its time slows the bus down instead of losing messages.
+        """
 
     @abstractmethod
     async def close(self) -> None:

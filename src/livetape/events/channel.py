@@ -17,6 +17,11 @@ EXECUTION_BUS = "execution_event"
 NOTIFICATION_BUS = "notification_event"
 JOB_BUS = "job_event"
 PROBE_BUS = "livetape_probe"
+GATEWAY_BUS = "gateway_event"
+ENGINE_COMMAND_BUS = "engine_command"
+ENGINE_REPLY_BUS = "engine_reply"
+ENGINE_COMMANDS = f"{ENGINE_COMMAND_BUS}/*"
+"""The pattern on which engine processes listen for commands."""
 
 MAX_PART_CHARS = 200
 MAX_KEY_CHARS = 2000
@@ -134,6 +139,21 @@ def job_channel(job_id: str) -> str:
 def notification_channel(user_id: str) -> str:
     """The channel of one user's notifications. Raises ChannelError as `encode_part`."""
     return f"{NOTIFICATION_BUS}/{encode_part(user_id)}"
+
+
+def gateway_channel() -> str:
+    """The channel to which every gateway process listens: what concerns its sockets beside their events."""
+    return f"{GATEWAY_BUS}/all"
+
+
+def engine_command_channel(graph_exec_id: str) -> str:
+    """The channel for commands about one execution. Raises ChannelError as `encode_part`."""
+    return f"{ENGINE_COMMAND_BUS}/{encode_part(graph_exec_id)}"
+
+
+def engine_reply_channel(correlation_id: str) -> str:
+    """The channel of the answers to one command. Raises ChannelError as `encode_part`."""
+    return f"{ENGINE_REPLY_BUS}/{encode_part(correlation_id)}"
 
 
 def probe_channel(identity: str) -> str:

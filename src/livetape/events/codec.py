@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, time
 from enum import Enum
 from functools import partial
-from math import isfinite
 from types import UnionType
 from typing import (
     Any,
@@ -34,6 +32,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from livetape.errors import CodecError
+from livetape.events.json_values import DEEP_BYTES, check_values
 
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
@@ -44,19 +43,24 @@ _PREFIX_OPEN: Final = b'{"payload":{'
 _TYPE_FIRST: Final = b'{"event_type":"'
 _TAIL_MARK: Final = b'},"offset":'
 # What `Envelope.encode` writes after the payload in the common case: found without a parser.
-_OUR_TAIL: Final = re.compile(
+_OUR_TAIL: Final = (
     rb'"offset":(\d{1,18}),"epoch":"([0-9A-Za-z]+)"'
     rb'(?:,"graph_offset":(\d{1,18}),"graph_epoch":"([0-9A-Za-z]+)")?(,"final":true)?(,"lossy":true)?'
     rb'(?:,"traceparent":"([0-9a-f-]{1,100})")?}'
 )
+_is_our_tail: Final = re.compile(_OUR_TAIL).fullmatch
+# The whole of it, when the event begins with its type as ours do. The last mark is found from the end.
+_is_ours: Final = re.compile(rb'\{"payload":(\{"event_type":"([^"\\]*)".*}),' + _OUR_TAIL, re.DOTALL).fullmatch
+_POSITION_ONLY: Final = 4
+"""The last group of it that is found when beside the payload there is nothing but the position."""
 # The same for live-only events: the trace alone, always as long as this.
 _TRACE_MARK: Final = b'},"traceparent":"'
 _TRACE_TAIL_BYTES: Final = len(b'},"traceparent":""}') + 55
 _TRACE_MARK_END: Final = len(_TRACE_MARK) - _TRACE_TAIL_BYTES
+_NEW: Final = tuple.__new__  # without keyword arguments: half the time
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A message of the bus, split but not decoded.
 
     `payload` is the event's JSON as bytes. `offset` and `epoch` are the position on the event's own tape, absent
@@ -183,29 +187,28 @@ def split(data: bytes, *, by_parser: bool = False) -> Envelope:
     Raises:
         CodecError: not an envelope.
     """
-    if not by_parser and data.startswith(_PREFIX):
+    if by_parser:
+        return _parsed(data)
+    if data[-_TRACE_TAIL_BYTES:_TRACE_MARK_END] == _TRACE_MARK:
         live = live_payload(data)
         if live is not None:
             return Envelope(live, event_type_of(live), traceparent=data[-57:-2].decode())
+    elif data[-2:] != b"}}":  # what ends so has nothing beside its payload: spare it the search
+        found = _is_ours(data)
+        if found is not None:
+            try:
+                return _ours(found)
+            except UnicodeDecodeError:
+                pass  # in the event's type
+    if data.startswith(_PREFIX):
         # A quote inside a JSON string is escaped, so the mark can only be structure; the last one is the
         # envelope's, unless there is none and a nested object has such a key: then the tail is no object.
         cut = data.rfind(_TAIL_MARK)
         if cut > 0:
-            ours = _OUR_TAIL.fullmatch(data, cut + 2)
+            ours = _is_our_tail(data, cut + 2)
             if ours is not None:
                 payload = data[len(_PREFIX) : cut + 1]
-                offset, epoch, graph_offset, graph_epoch, final, lossy, traceparent = ours.groups()
-                return Envelope(
-                    payload,
-                    event_type_of(payload),
-                    int(offset),
-                    epoch.decode(),
-                    None if graph_offset is None else int(graph_offset),
-                    None if graph_epoch is None else graph_epoch.decode(),
-                    final=final is not None,
-                    lossy=lossy is not None,
-                    traceparent=None if traceparent is None else traceparent.decode(),
-                )
+                return _positioned(payload, event_type_of(payload), *ours.groups())
             try:
                 tail = from_json(b"{" + data[cut + 2 :])
             except ValueError:
@@ -213,6 +216,46 @@ def split(data: bytes, *, by_parser: bool = False) -> Envelope:
             if isinstance(tail, dict):
                 payload = data[len(_PREFIX) : cut + 1]
                 return _envelope(payload, tail)
+    return _parsed(data)
+
+
+def _ours(found: re.Match[bytes]) -> Envelope:
+    if found.lastindex == _POSITION_ONLY:
+        payload, event_type, offset, epoch = found.group(1, 2, 3, 4)
+        event_type, epoch = event_type.decode(), epoch.decode()
+        return _NEW(Envelope, (payload, event_type, int(offset), epoch, None, None, False, False, None))
+    payload, event_type, *beside = found.groups()
+    return _positioned(payload, event_type.decode(), *beside)
+
+
+def _positioned(
+    payload: bytes,
+    event_type: str,
+    offset: bytes,
+    epoch: bytes,
+    graph_offset: bytes | None,
+    graph_epoch: bytes | None,
+    final: bytes | None,
+    lossy: bytes | None,
+    traceparent: bytes | None,
+) -> Envelope:
+    return _NEW(
+        Envelope,
+        (
+            payload,
+            event_type,
+            int(offset),
+            epoch.decode(),
+            None if graph_offset is None else int(graph_offset),
+            None if graph_epoch is None else graph_epoch.decode(),
+            final is not None,
+            lossy is not None,
+            None if traceparent is None else traceparent.decode(),
+        ),
+    )
+
+
+def _parsed(data: bytes) -> Envelope:
     try:
         message = from_json(data)
     except ValueError as error:
@@ -325,7 +368,7 @@ class JsonCodec(Generic[M]):
             if not isinstance(event, BaseModel):
                 raise
             payload, lossy = encode_payload(event, as_any=as_any)
-            _check_values(event, payload, type(event).model_validate_json)
+            check_values(event, payload, type(event).model_validate_json)
         else:
             lossy = False
         if event_type is None:
@@ -365,7 +408,7 @@ class JsonCodec(Generic[M]):
             payload = payload[len(b'{"_":') : -1]
         if not payload.startswith(b"{"):
             raise CodecError("an event is a JSON object")
-        _check_values(event, payload, self._adapter.validate_json)
+        check_values(event, payload, self._adapter.validate_json)
         return Encoded(payload, event_type_of(payload), lossy)
 
 
@@ -427,64 +470,6 @@ def _is_plain(annotation: object) -> bool:
 def _write_checked(write: Callable[[Any], bytes], event: Any) -> bytes:
     payload = write(event)
     # Only what has a null or is long is looked at: a NaN is written as null unless the model says otherwise.
-    if b"null" in payload or len(payload) > _DEEP_BYTES:
-        _check_values(event, payload, type(event).model_validate_json)
+    if b"null" in payload or len(payload) > DEEP_BYTES:
+        check_values(event, payload, type(event).model_validate_json)
     return payload
-
-
-def _check_values(event: object, payload: bytes, read: Callable[[bytes], object]) -> None:
-    """Refuses what would be published and read by nobody.
-
-    Raises:
-        CodecError: a number that JSON does not have became a null that the model does not take, or more levels than a
-            parser takes.
-    """
-    if b"null" in payload and _finds_no_number([event]):
-        try:
-            read(payload)  # what the model takes (a field of any kind, one that may be None) is its affair
-        except ValidationError:
-            raise CodecError("this event cannot be written as JSON: it has no NaN and no infinity") from None
-    if len(payload) > _DEEP_BYTES and _is_deep(payload):
-        raise CodecError("this event cannot be written as JSON: nested more than 200 levels deep")
-
-
-_DEEP_BYTES: Final = 398
-"""Shorter than 200 brackets and their counterparts."""
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
-
-
-def _is_deep(payload: bytes) -> bool:
-    # Level by level from the inside, on the brackets alone: a small part of the cost of a parser, which has the last
-    # word because brackets also stand in texts.
-    brackets = payload.translate(None, _NO_BRACKETS)
-    for _ in range(198):
-        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not fewer:
-            return False
-        if len(fewer) == len(brackets):
-            break
-        brackets = fewer
-    try:
-        from_json(_PREFIX + payload + b"}")
-    except ValueError as error:
-        return "recursion limit" in str(error)
-    return False
-
-
-def _finds_no_number(left: list[object]) -> bool:
-    """Whether there is a NaN or an infinity."""
-    while left:
-        item = left.pop()
-        if isinstance(item, float):
-            if not isfinite(item):
-                return True
-        elif isinstance(item, dict):
-            left.extend(item.values())
-        elif isinstance(item, list | tuple | set | frozenset):
-            left.extend(item)
-        elif isinstance(item, BaseModel):
-            left.extend(item.__dict__.values())
-            left.extend((item.__pydantic_extra__ or {}).values())
-        elif is_dataclass(item) and not isinstance(item, type):
-            left.extend(getattr(item, field.name) for field in fields(item))
-    return False

@@ -2,7 +2,8 @@
 
 `encrypted(backend, keyring)` wraps all ports of a backend at once. What is written through them is encrypted on the
 wire and at rest; what is read through them is decrypted, byte for byte what was written. Whatever cannot be decrypted
-raises `DecryptionError`; it is never left out and never handed on as it is.
+raises `DecryptionError` (a sink cannot be told so and gets a gap marker); it is never left out without a word and never
+handed on as it is.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from livetape.errors import CodecError, DecryptionError
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.bus import Bus, BusMessage, Sink, Subscription
 from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, Envelope, split, too_large_payload
 from livetape.events.encryption import DEFAULT_MAX_BYTES, Sealer, place
 from livetape.events.groups import ConsumerGroups, Delivered, Pending
@@ -21,6 +23,9 @@ from livetape.events.keyring import KeyRing
 from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
 from livetape.events.open import Backend
 from livetape.events.recorder import AS_RECORDED, Live, Recorded, Recorder
+from livetape.observability import get_logger
+
+logger = get_logger(__name__)
 
 BYTES: Final = "\0bytes"
 """The event type of a message that is no envelope; no event has it."""
@@ -159,7 +164,7 @@ class EncryptedBus(Bus):
     """A bus that encrypts the payload of every message; the position beside it stays readable.
 
     A subscription raises `DecryptionError` from its iteration at a message that cannot be decrypted, and goes on with
-    the next one when it is iterated again.
+    the next one when it is iterated again. A sink gets a gap marker in its place, and that is logged.
     """
 
     def __init__(self, bus: Bus, keyring: KeyRing | Sealer, *, allow_plaintext: bool = False) -> None:
@@ -173,10 +178,22 @@ class EncryptedBus(Bus):
         except CodecError:
             envelope = Envelope(data, BYTES)
         sealed = self._sealer.seal(envelope.payload, envelope.event_type, channel)
-        return await self._bus.publish(channel, replace(envelope, payload=sealed).encode())
+        return await self._bus.publish(channel, envelope._replace(payload=sealed).encode())
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
+        if sink is not None:
+            return await self._bus.subscribe(*patterns, sink=partial(self._hand_on, sink))
         return _EncryptedSubscription(await self._bus.subscribe(*patterns), self._sealer)
+
+    def _hand_on(self, sink: Sink, messages: Sequence[BusMessage]) -> None:
+        opened = []
+        for message in messages:
+            try:
+                opened.append(message if message.gap else _opened_message(self._sealer, message))
+            except DecryptionError as error:
+                logger.warning("a message is lost: %s", error, extra={"action": "not_decrypted"})
+                opened.append(BusMessage(message.channel, b"", gap=True))
+        sink(opened)
 
     async def close(self) -> None:
         await self._bus.close()
@@ -201,24 +218,7 @@ class _EncryptedSubscription(Subscription, AsyncIterator[BusMessage]):
         if self._messages is None:
             self._messages = aiter(self._subscription)
         message = await anext(self._messages)
-        if message.gap:
-            return message
-        try:
-            envelope = split(message.data)
-        except CodecError:
-            if self._sealer.allow_plaintext:
-                return message
-            raise DecryptionError("a message that is not an envelope", channel=message.channel) from None
-        try:
-            payload = self._sealer.unseal(envelope.payload, message.channel)
-        except DecryptionError as error:
-            error.context.setdefault("channel", message.channel)
-            raise
-        if payload is envelope.payload:
-            return message
-        if envelope.event_type == BYTES:
-            return BusMessage(message.channel, payload)
-        return BusMessage(message.channel, replace(envelope, payload=payload).encode())
+        return message if message.gap else _opened_message(self._sealer, message)
 
     async def close(self) -> None:
         await self._subscription.close()
@@ -272,3 +272,22 @@ def _opened(sealer: Sealer, tape: str, entry: Entry) -> Entry:
         error.context.update(tape=tape, offset=entry.offset)
         raise
     return entry._replace(payload=payload)
+
+
+def _opened_message(sealer: Sealer, message: BusMessage) -> BusMessage:
+    try:
+        envelope = split(message.data)
+    except CodecError:
+        if sealer.allow_plaintext:
+            return message
+        raise DecryptionError("a message that is not an envelope", channel=message.channel) from None
+    try:
+        payload = sealer.unseal(envelope.payload, message.channel)
+    except DecryptionError as error:
+        error.context.setdefault("channel", message.channel)
+        raise
+    if payload is envelope.payload:
+        return message
+    if envelope.event_type == BYTES:
+        return BusMessage(message.channel, payload)
+    return BusMessage(message.channel, envelope._replace(payload=payload).encode())

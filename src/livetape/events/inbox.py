@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from livetape.events.bus import BusMessage
+from livetape.events.outlet import ANY_GAP, Outlet
 
 DEFAULT_MAX_MESSAGES: Final = 10_000
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 
-_ANY: Final = BusMessage("", b"", gap=True)
 
-
-class Inbox(AsyncIterator[BusMessage]):
+class Inbox(Outlet):
     """Filled by a bus without waiting, emptied by the one task that iterates over it.
 
     `max_messages` and `max_bytes` bound what waits. When it is full the oldest go, and a gap marker takes their
@@ -36,7 +35,10 @@ class Inbox(AsyncIterator[BusMessage]):
         self._waiting_bytes = 0
         self._lost: str | None = None  # the channel that lost messages, "" for several; None when none was lost
         self._arrived = asyncio.Event()
-        self.closed = False
+
+    @property
+    def taker(self) -> Callable[[BusMessage], object]:
+        return self.offer
 
     def offer(self, message: BusMessage) -> None:
         """Take a message, without waiting."""
@@ -49,12 +51,10 @@ class Inbox(AsyncIterator[BusMessage]):
             self._arrived.set()
 
     def mark_gap(self) -> None:
-        """Messages of any channel may be missing at this place."""
-        if not self._waiting or self._waiting[-1] is not _ANY:
-            self.offer(_ANY)
+        if not self._waiting or self._waiting[-1] is not ANY_GAP:
+            self.offer(ANY_GAP)
 
     def close(self) -> None:
-        """End the iteration; what waits is thrown away. Idempotent."""
         self.closed = True
         self._waiting.clear()
         self._waiting_bytes = 0

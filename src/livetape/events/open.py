@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from livetape.errors import ConfigError
 from livetape.events.bus import Bus
+from livetape.events.copier import Copier
 from livetape.events.groups import ConsumerGroups
 from livetape.events.log import EventLog
 from livetape.events.recorder import Recorder
@@ -41,13 +42,15 @@ _FROM_CLIENT: Final = "livetape.adapters.redis.open:from_client"
 class Backend:
     """The ports of the event library, opened together; `close`, or leaving `async with`, closes what was opened for it.
 
-    `log`, `recorder` and `groups` are None where there is nothing durable (`memory://`).
+    `log`, `recorder` and `groups` are None where there is nothing durable (`memory://`). `copier` is there where
+    copying and publishing are one step (Redis); elsewhere `LogCopier(log, bus)` does it.
     """
 
     bus: Bus
     log: EventLog | None = None
     recorder: Recorder | None = None
     groups: ConsumerGroups | None = None
+    copier: Copier | None = None
     on_close: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:

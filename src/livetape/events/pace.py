@@ -24,5 +24,8 @@ class Pace:
     def saw(self, events: Sequence[_HasPayload]) -> None:
         """Learn from a chunk."""
         if events:
-            average = max(1, sum(len(event.payload) for event in events) // len(events))
-            self.limit = max(1, min(self._most, self._target // average, self.limit * 4))
+            self.weigh(sum(len(event.payload) for event in events) // len(events))
+
+    def weigh(self, average: int) -> None:
+        """Learn from the average bytes of a payload."""
+        self.limit = max(1, min(self._most, self._target // max(1, average), self.limit * 4))

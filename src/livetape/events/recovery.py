@@ -51,17 +51,19 @@ class Tail:
     Whatever it drops or refuses is in the log, so it need not hold everything to be right.
     """
 
+    __slots__ = ("_bytes", "_events", "_max_bytes", "_max_events")
+
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._events: deque[TapeEvent] = deque()
+        self._events: deque[TapeEvent] | None = None  # mostly empty, and there are as many of these as readers
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._events or ())
 
     def __iter__(self) -> Iterator[TapeEvent]:
-        return iter(self._events)
+        return iter(self._events or ())
 
     @property
     def first(self) -> TapeEvent | None:
@@ -78,14 +80,17 @@ class Tail:
                 self.clear()
             elif newest.offset is not None and event.offset <= newest.offset:
                 return
-        self._events.append(event)
+        if self._events is None:
+            self._events = deque()
+        events = self._events
+        events.append(event)
         self._bytes += len(event.payload)
-        while len(self._events) > self._max_events or (self._bytes > self._max_bytes and len(self._events) > 1):
-            self._bytes -= len(self._events.popleft().payload)
+        while len(events) > self._max_events or (self._bytes > self._max_bytes and len(events) > 1):
+            self._bytes -= len(events.popleft().payload)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._events.clear()
+        self._events = None
         self._bytes = 0
 
 

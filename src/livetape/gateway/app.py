@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,23 +14,34 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from livetape.auth import Authenticator, Principal
 from livetape.clock import Clock, SystemClock
-from livetape.errors import AuthError, ChannelError, NotAuthorizedError
+from livetape.errors import AuthError, ChannelError, ClosedError, LivetapeError, NotAuthorizedError
 from livetape.events.bus import Bus
 from livetape.events.channel import notification_channel
 from livetape.events.log import EventLog, Tape
 from livetape.gateway import messages
+from livetape.gateway.access import AccessCheck
 from livetape.gateway.close_codes import CloseCode, close_code_of
-from livetape.gateway.connection import Connection
+from livetape.gateway.compat import CompatResume
+from livetape.gateway.connection import Connection, Services, Stopping
+from livetape.gateway.control_listener import ControlListener
+from livetape.gateway.doorkeeper import Doorkeeper
+from livetape.gateway.drain import move
+from livetape.gateway.keeper import Keeper
 from livetape.gateway.messages import Push
+from livetape.gateway.old_clients import OldClients
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.reader import Sleep
 from livetape.gateway.session import Session
 from livetape.gateway.streams import TapeStreams
-from livetape.gateway.transport import Transport, TransportClosedError
+from livetape.gateway.transport import EXTENSION, Receiver, Transport, TransportClosedError
 from livetape.gateway.transports.asgi import AsgiTransport, Receive, Scope, Send
-from livetape.observability import Metrics, NoMetrics, get_logger
+from livetape.gateway.warden import Warden
+from livetape.observability import Metrics, NoMetrics, NoTracing, Span, Tracer, get_logger
 
 logger = get_logger(__name__)
+
+FIGURES_SECONDS: Final = 5.0
+"""What there is of sockets and what waits for them is counted this often: there may be many."""
 
 
 class WebSocketEndpoint:
@@ -39,11 +51,17 @@ class WebSocketEndpoint:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.serve(AsgiTransport(scope, receive, send))
+        transport = scope.get("extensions", {}).get(EXTENSION)
+        await self._gateway.serve(transport or AsgiTransport(scope, receive, send))
 
 
 class Gateway:
-    """One per process. `run` for as long as it serves; mount `websocket_endpoint` (or `routes`) in any ASGI app."""
+    """One per process. `run` for as long as it serves; mount `websocket_endpoint` (or `routes`) in any ASGI app.
+
+    `doorkeeper` decides who callers are (default: tokens only, by `authenticator`), `check` what they may watch
+    (default: what is theirs), `stopping` passes requests to stop an execution on (default: nobody does), `compat`
+    keeps what old clients watch (default: it is not kept).
+    """
 
     def __init__(
         self,
@@ -52,22 +70,56 @@ class Gateway:
         log: EventLog,
         authenticator: Authenticator,
         *,
+        doorkeeper: Doorkeeper | None = None,
+        check: AccessCheck | None = None,
+        compat: CompatResume | None = None,
+        stopping: Stopping | None = None,
         metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
         clock: Clock | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._options = options
         self._authenticator = authenticator
+        self._doorkeeper = doorkeeper or Doorkeeper(authenticator)
         self._metrics = metrics or NoMetrics()
+        self._tracer = tracer or NoTracing()
         self._clock = clock or SystemClock()
         self._sleep = sleep
-        self._streams = TapeStreams(options, bus, log, metrics=metrics, clock=clock, sleep=sleep)
+        self._streams = TapeStreams(
+            options,
+            bus,
+            log,
+            check=check,
+            is_revoked=self._doorkeeper.knows_revoked,
+            metrics=metrics,
+            tracer=tracer,
+            clock=clock,
+            sleep=sleep,
+        )
         self._hub = self._streams.hub
         self._broadcaster = self._streams.broadcaster
-        self._subscriptions = self._streams.subscriptions
-        self._connections: set[Connection] = set()
+        self._keeper = Keeper(options, self._clock, sleep=sleep, on_beat=self._tell_figures)
+        self._figures_due = 0.0
+        self._old_clients = OldClients(compat, sleep=sleep) if compat is not None else None
+        self._connections: dict[Connection, str | None] = {}
+        """With the channel of its user's notifications."""
         self._sockets: Counter[str] = Counter()
+        self.warden = Warden(self._connections.keys, self._streams, self._doorkeeper, self._old_clients, sleep=sleep)
+        self._control = ControlListener(bus, self.warden.follow, sleep=sleep)
         self._draining = False
+        self._services = Services(
+            subscriptions=self._streams.subscriptions,
+            options=options,
+            clock=self._clock,
+            sleep=sleep,
+            refreshing=self._doorkeeper,
+            stopping=stopping,
+            changed=self._keeper.changed,
+            watching=self._watching,
+            lost=self._lost,
+            tracer=self._tracer,
+        )
         self.websocket_endpoint = WebSocketEndpoint(self)
 
     # ---- life ------------------------------------------------------------------------------------------------------
@@ -87,25 +139,55 @@ class Gateway:
         """How many tapes are watched."""
         return len(self._hub.topics())
 
+    @property
+    def streams(self) -> TapeStreams:
+        """The watching of tapes that its sockets and its answers over HTTP share."""
+        return self._streams
+
     async def run(self) -> None:
         """Move events from the bus to the watchers, until cancelled; then `drain`. Once.
 
         A socket that comes before or after is turned away.
         """
+        beside = [
+            asyncio.create_task(self._keeper.run(), name="socket keeper"),
+            asyncio.create_task(self._control.run(), name="control events"),
+            asyncio.create_task(self.warden.run(), name="warden"),
+        ]
+        if self._old_clients is not None:
+            beside.append(asyncio.create_task(self._old_clients.run(), name="old clients"))
         try:
             await self._streams.run()
         finally:
             self.drain()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+
+    @property
+    def draining(self) -> bool:
+        """It lets nobody in any more."""
+        return self._draining
 
     def drain(self) -> None:
         """Let nobody in any more; close every socket (1012) and end every stream, after what waits for them.
 
-        Returns at once. A server that waits for its connections before it stops has to call this first.
+        Returns at once.
         """
         self._draining = True
         for connection in tuple(self._connections):
             connection.close(CloseCode.SERVICE_RESTART)
         self._streams.end_all()
+
+    async def move_out(self, within: float) -> None:
+        """As `drain`, but sockets are told to `reconnect` first and closed in rounds; `within` seconds at most.
+
+        Over at once when there are no sockets.
+        """
+        self._draining = True
+        left = self._connections.__len__
+        await move(tuple(self._connections), left, within=within, clock=self._clock, sleep=self._sleep)
+        self.drain()
 
     # ---- ways in ---------------------------------------------------------------------------------------------------
 
@@ -118,24 +200,36 @@ class Gateway:
 
         The caller has checked that the tape may be read; who it is stands in `request.state.principal`. A stream
         ends with its token.
+
+        Raises:
+            ClosedError: the server stops.
         """
+        if self._draining:
+            raise ClosedError("The server is stopping")
         principal: Principal | None = getattr(request.state, "principal", None)
-        return await self._streams.respond(request, tape, until=principal.expires_at if principal else None)
+        until = principal.expires_at if principal else None
+        return await self._streams.respond(request, tape, until=until, reader=principal)
 
     async def serve(self, transport: Transport) -> None:
         """One socket, from its handshake to its end."""
+        span = self._tracer.begin("gateway.handshake")
+        try:
+            await self._let_in(transport, span)
+        finally:
+            span.end(outcome="turned away")
+
+    async def _let_in(self, transport: Transport, span: Span) -> None:
         with suppress(TransportClosedError):
             facts = transport.facts
             if not self._authenticator.origins.permits(facts.origin, facts.host):
                 self._metrics.count("gateway_rejected_total", reason="origin")
                 await transport.reject(403, "This origin may not connect")
                 return
-            if self._draining or not self.ready.is_set() or len(self._connections) >= self._options.max_sockets:
-                self._metrics.count("gateway_rejected_total", reason="unavailable")
-                await transport.reject(503, "Try again later")
+            if self._is_closed():
+                await self._turn_away(transport)
                 return
             try:
-                principal = self._authenticator.authenticate(facts)
+                principal = await self._doorkeeper.authenticate(facts)
                 channel = notification_channel(principal.user_id)
             except NotAuthorizedError:
                 await transport.reject(403, "This origin may not connect")
@@ -143,52 +237,83 @@ class Gateway:
                 await self._refuse(transport, close_code_of(error))
             except ChannelError:  # a user id that cannot be part of a channel name is none
                 await self._refuse(transport, CloseCode.NO_USER)
+            except LivetapeError as error:
+                if not error.retryable:
+                    raise
+                await self._turn_away(transport)
             else:
-                if self._is_full(principal):
+                if self._is_closed():
+                    await self._turn_away(transport)
+                elif self._is_full(principal):
                     await self._refuse(transport, CloseCode.TOO_MANY, self._too_many())
                 else:
-                    await self._connect(transport, principal, channel)
+                    await self._connect(transport, principal, channel, span)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    async def _connect(self, transport: Transport, principal: Principal, channel: str) -> None:
+    async def _connect(self, transport: Transport, principal: Principal, channel: str, span: Span) -> None:
         session = Session(principal, self._options, self._clock.now(), self._clock.monotonic())
-        connection = Connection(transport, session, self._subscriptions, self._options, self._clock, sleep=self._sleep)
-        self._enter(connection, principal)
+        connection = Connection(transport, session, self._services)
+        self._enter(connection)
         try:
-            await self._broadcaster.acquire(channel)
-            try:
+            if not principal.is_limited:  # notifications are for the user alone
+                await self._broadcaster.acquire(channel)
+                self._connections[connection] = channel
                 self._hub.listen(channel, connection.put)
-                await transport.accept()
-                await connection.run()
-            finally:
-                self._hub.unlisten(channel, connection.put)
-                self._broadcaster.release(channel)
-        except TransportClosedError:
+            await transport.accept(connection)
+        except BaseException:
+            self._leave(connection)
             raise
-        except Exception:
-            logger.exception("a socket broke", extra={"action": "socket_broke"})
-            await transport.close(CloseCode.INTERNAL_ERROR, CloseCode.INTERNAL_ERROR.reason)
-        finally:
-            self._leave(connection, principal)
+        span.end(outcome="accepted")
+        self._keeper.add(connection)
+        connection.begin()
+        if self._old_clients is not None and not principal.is_limited:
+            self._old_clients.opened(connection)
+        # What happened while it was let in:
+        if self._draining:
+            connection.close(CloseCode.SERVICE_RESTART)
+        elif self._doorkeeper.knows_revoked(principal):
+            connection.close(CloseCode.INVALID_TOKEN)
+        await transport.run()
+
+    def _watching(self, connection: Connection) -> None:
+        if self._old_clients is not None:
+            self._old_clients.changed(connection)
+
+    def _lost(self, connection: Connection, clean: bool, left: bool) -> None:
+        if self._old_clients is not None:
+            self._old_clients.lost(connection, clean=clean, left=left)
+        self._keeper.discard(connection)
+        self._leave(connection)
+        if connection.close_code is not None:
+            self._metrics.count("gateway_closed_total", code=str(int(connection.close_code)))
 
     async def _refuse(self, transport: Transport, code: CloseCode, told: Push | None = None) -> None:
         """Accept, so that a browser sees the code; and not at once, because old clients come back every second."""
         self._metrics.count("gateway_closed_total", code=str(int(code)))
-        await transport.accept()
+        refused = _Refused()
+        await transport.accept(refused)
         if told is not None:
-            await transport.write([told])
+            transport.send(told)
+        running = asyncio.create_task(transport.run())
         delay = random.uniform(  # noqa: S311 - only so that they do not all come back at once
             self._options.refuse_delay_min_seconds, self._options.refuse_delay_max_seconds
         )
-        gone = asyncio.ensure_future(_until_gone(transport))
         waited = asyncio.ensure_future(self._sleep(delay))
         try:
-            await asyncio.wait({gone, waited}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({refused.gone, waited}, return_when=asyncio.FIRST_COMPLETED)
+            transport.close(code, code.reason, within=self._options.close_seconds)
+            await asyncio.wait({running})
         finally:
-            gone.cancel()
             waited.cancel()
-        await transport.close(code, code.reason)
+            running.cancel()
+
+    def _is_closed(self) -> bool:
+        return self._draining or not self.ready.is_set() or len(self._connections) >= self._options.max_sockets
+
+    async def _turn_away(self, transport: Transport) -> None:
+        self._metrics.count("gateway_rejected_total", reason="unavailable")
+        await transport.reject(503, "Try again later")
 
     def _is_full(self, principal: Principal) -> bool:
         if not self._authenticator.auth_enabled:  # everybody is the same user then
@@ -199,36 +324,52 @@ class Gateway:
         text = f"At most {self._options.max_sockets_per_user} sockets of one user"
         return Push(messages.error_push(text, code="too_many_sockets", retry=True, retry_after=30))
 
-    def _enter(self, connection: Connection, principal: Principal) -> None:
-        self._connections.add(connection)
-        self._sockets[principal.user_id] += 1
+    def _tell_figures(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._figures_due:
+            return
+        self._figures_due = now + FIGURES_SECONDS
+        waiting = [connection.waiting_bytes for connection in self._connections]
+        self._metrics.gauge("gateway_outbox_bytes", sum(waiting))
+        self._metrics.gauge("gateway_outbox_largest_bytes", max(waiting, default=0))
+        self._streams.tell_figures()
+
+    def _enter(self, connection: Connection) -> None:
+        self._connections[connection] = None
+        self._sockets[connection.principal.user_id] += 1
         self._metrics.gauge("websocket_connections_total", len(self._connections))
 
-    def _leave(self, connection: Connection, principal: Principal) -> None:
-        self._connections.discard(connection)
-        self._sockets[principal.user_id] -= 1
-        if self._sockets[principal.user_id] <= 0:
-            del self._sockets[principal.user_id]
+    def _leave(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        channel = self._connections.pop(connection)
+        if channel is not None:
+            self._hub.unlisten(channel, connection.put)
+            self._broadcaster.release(channel)
+        user_id = connection.principal.user_id
+        self._sockets[user_id] -= 1
+        if self._sockets[user_id] <= 0:
+            del self._sockets[user_id]
         self._metrics.gauge("websocket_connections_total", len(self._connections))
-        if connection.close_code is not None:
-            self._metrics.count("gateway_closed_total", code=str(int(connection.close_code)))
 
 
-async def _until_gone(transport: Transport) -> None:
-    with suppress(TransportClosedError):
-        while True:
-            await transport.receive()
+class _Refused(Receiver):
+    """Nobody listens to what this client says."""
+
+    def __init__(self) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def received(self, data: str | bytes) -> None: ...
+
+    def congested(self) -> None: ...
+
+    def drained(self) -> None: ...
+
+    def ponged(self) -> None: ...
+
+    def lost(self, *, clean: bool, left: bool = False) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
 
 
-def create_gateway(
-    options: GatewayOptions,
-    bus: Bus,
-    log: EventLog,
-    authenticator: Authenticator,
-    *,
-    metrics: Metrics | None = None,
-    clock: Clock | None = None,
-    sleep: Sleep = asyncio.sleep,
-) -> Gateway:
-    """A gateway over these ports. It opens nothing and closes nothing of them."""
-    return Gateway(options, bus, log, authenticator, metrics=metrics, clock=clock, sleep=sleep)
+create_gateway = Gateway

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from time import perf_counter
 from typing import Final
 
 from pydantic_core import from_json, to_json
@@ -20,15 +21,17 @@ from livetape.gateway.messages import Push, WSMethod
 from livetape.gateway.reader import Sleep, TapeReader
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic
-from livetape.observability import Metrics, get_logger
+from livetape.observability import Metrics, NoTracing, Span, Tracer, get_logger, is_sampled
 
 logger = get_logger(__name__)
 
-YIELD_EVERY: Final = 64
-"""So many messages are handled before others on the event loop get their turn."""
+_NOTIFICATIONS: Final = f"{NOTIFICATION_BUS}/"
 
 MAX_HEALS: Final = 16
 """So many topics are read from the log at once."""
+
+SAMPLE_SECONDS: Final = 0.01
+"""Of the batches that come in so long one is timed."""
 
 POLL_SECONDS: Final = 1.0
 """So often is a mixed tape looked at: who else writes to it tells nobody."""
@@ -41,41 +44,64 @@ class Broadcaster:
     """
 
     def __init__(
-        self, bus: Bus, hub: Hub, reader: TapeReader, metrics: Metrics, *, sleep: Sleep = asyncio.sleep
+        self,
+        bus: Bus,
+        hub: Hub,
+        reader: TapeReader,
+        metrics: Metrics,
+        *,
+        tracer: Tracer | None = None,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._bus = bus
         self._hub = hub
         self._reader = reader
         self._metrics = metrics
+        self._tracer = tracer or NoTracing()
+        self._spans: list[Span] = []
+        """Of the sampled events that are being handed over."""
         self._sleep = sleep
         self._wanted: dict[str, int] = {}
         self._listening: set[str] = set()
         self._subscription: Subscription | None = None
         self._changing = asyncio.Lock()
         self._unwanted = asyncio.Event()
+        # What the next call of `add` is for, and who waits for it.
+        self._asked: dict[str, asyncio.Future[None]] = {}
+        self._adding = False
+        self._adds: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+        self._late: set[str] = set()
+        self._again = asyncio.Event()
         self._heals = asyncio.Semaphore(MAX_HEALS)
         self._tasks: asyncio.TaskGroup | None = None
         self._polling = False
+        self._timed_at = 0.0
         self.ready = asyncio.Event()
 
     # ---- interest ------------------------------------------------------------------------------------------------
 
     async def acquire(self, pattern: str) -> None:
-        """Listen to this channel or pattern; returns when the bus delivers it.
+        """Listen to this channel or pattern; returns when the bus delivers it. However many call it at the same time,
+        the bus is asked once.
 
-        While the link is down it returns at once: when the link is back everything wanted is listened to, and what
-        was missed is read from the log.
+        While the link is down it returns at once, and when the bus does not answer, once that is clear: later
+        everything wanted is listened to, and what was missed is read from the log.
         """
         self._wanted[pattern] = self._wanted.get(pattern, 0) + 1
         if pattern in self._listening:
             return
+        asked = self._asked.get(pattern)
+        if asked is None:
+            loop = asyncio.get_running_loop()
+            asked = self._asked[pattern] = loop.create_future()
+            if not self._adding:
+                self._adding = True
+                add = loop.create_task(self._add_asked(), name="listen")
+                self._adds.add(add)
+                add.add_done_callback(self._adds.discard)
         try:
-            async with self._changing:
-                if self._subscription is not None and pattern not in self._listening:
-                    await self._subscription.add(pattern)
-                    self._listening.add(pattern)
-        except (BusUnavailableError, ClosedError):
-            pass  # the link is down or changing: `run` listens to all that is wanted
+            await asyncio.wait({asked})
+            asked.result()
         except BaseException:
             self.release(pattern)
             raise
@@ -88,6 +114,63 @@ class Broadcaster:
         else:
             self._wanted.pop(pattern, None)
             self._unwanted.set()
+
+    async def _add_asked(self) -> None:
+        """For all that ask until the lock is free."""
+        asked: dict[str, asyncio.Future[None]] = {}
+        try:
+            async with self._changing:
+                self._adding = False
+                asked, self._asked = self._asked, {}
+                new = [pattern for pattern in asked if pattern not in self._listening]
+                if self._subscription is not None and new:
+                    await self._add(self._subscription, new, asked)
+        finally:
+            if not asked:  # cancelled before its turn
+                self._adding = False
+                asked, self._asked = self._asked, {}
+            for answer in asked.values():
+                if not answer.done():
+                    answer.set_result(None)
+
+    async def _add(self, subscription: Subscription, new: list[str], asked: dict[str, asyncio.Future[None]]) -> None:
+        failures: Sequence[BaseException | None] = [None]
+        try:
+            await subscription.add(*new)
+        except Exception as error:
+            failures = [error]
+            if len(new) > 1 and not isinstance(error, BusUnavailableError | ClosedError):
+                # All or none: of one that is refused the others shall know nothing.
+                failures = await asyncio.gather(*(subscription.add(one) for one in new), return_exceptions=True)
+        if len(failures) < len(new):
+            failures = [failures[0]] * len(new)
+        for pattern, failure in zip(new, failures, strict=True):
+            if failure is None:
+                self._listening.add(pattern)
+            elif isinstance(failure, BusUnavailableError | ClosedError):
+                self._late.add(pattern)
+                self._again.set()
+            elif pattern in asked and not asked[pattern].done():
+                asked[pattern].set_exception(failure)
+                asked[pattern].exception()  # seen: nobody may be waiting for it any more
+
+    async def _add_late(self, subscription: Subscription) -> None:
+        """What the bus did not take in time is asked for until it does, as long as it is wanted."""
+        backoff = Backoff()
+        while True:
+            await self._again.wait()
+            self._again.clear()
+            await self._sleep(backoff.next())
+            async with self._changing:
+                late, self._late = self._late, set()
+                new = [pattern for pattern in late if pattern in self._wanted and pattern not in self._listening]
+                if new:
+                    await self._add(subscription, new, {})
+                    found = [pattern for pattern in new if pattern in self._listening]
+            if new and found:
+                backoff.reset()
+                self._unwanted.set()
+                self.verify(topic for topic in self._hub.topics() if topic.pattern in found)
 
     async def _forget_unwanted(self, subscription: Subscription) -> None:
         while True:
@@ -121,7 +204,7 @@ class Broadcaster:
     async def _link(self, backoff: Backoff) -> None:
         """One link to the bus, until it breaks."""
         patterns = tuple(self._wanted)
-        subscription = await self._bus.subscribe(*patterns)
+        subscription = await self._bus.subscribe(*patterns, sink=self.receive)
         try:
             async with self._changing:
                 missing = [pattern for pattern in self._wanted if pattern not in patterns]
@@ -133,45 +216,73 @@ class Broadcaster:
             self.ready.set()
             self.verify(self._hub.topics())
             async with asyncio.TaskGroup() as tasks:
-                sweeper = tasks.create_task(self._forget_unwanted(subscription))
-                await self._pump(subscription)
-                sweeper.cancel()
+                keepers = [
+                    tasks.create_task(self._forget_unwanted(subscription)),
+                    tasks.create_task(self._add_late(subscription)),
+                ]
+                async for _ in subscription:
+                    pass  # with a sink it yields nothing, and ends when the link does
+                for keeper in keepers:
+                    keeper.cancel()
         finally:
             self._subscription = None
             self._listening = set()
+            self._late.clear()
             await subscription.close()
 
-    async def _pump(self, subscription: Subscription) -> None:
-        count = 0
-        async for message in subscription:
+    # ---- what comes ----------------------------------------------------------------------------------------------
+
+    def receive(self, messages: Sequence[BusMessage]) -> None:
+        """The sink of the bus: what came together, in order, and is handed on together. Never waits, never raises."""
+        begun = perf_counter()
+        dispatch, express = self._hub.dispatch, self._hub.express
+        for channel, data, gap in messages:
             try:
-                self._handle(message)
-            except Exception:
+                if not gap and express(channel, data):
+                    continue
+                if gap:
+                    self._metrics.count("gateway_bus_gaps_total")
+                    self.verify(self._concerned(channel))
+                    continue
+                envelope = split(data)
+                if channel.startswith(_NOTIFICATIONS):
+                    self._notify(channel, envelope.payload)
+                    continue
+                traceparent = envelope.traceparent
+                if traceparent is not None and is_sampled(traceparent):
+                    self._trace(channel, traceparent)
+                for topic in dispatch(channel, envelope):
+                    self.heal(topic, is_replacement=envelope.event_type == REPLACEMENT and envelope.offset is None)
+            except CodecError:
                 self._metrics.count("gateway_broken_messages_total")
-                logger.exception("a message of the bus broke the fan-out", extra={"action": "fan_out_failed"})
-            self._count()
-            count += 1
-            if count % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-
-    # ---- one message ---------------------------------------------------------------------------------------------
-
-    def _handle(self, message: BusMessage) -> None:
-        if message.gap:
-            self._metrics.count("gateway_bus_gaps_total")
-            self.verify(self._concerned(message.channel))
-            return
+                logger.warning("no envelope on %s", channel, extra={"action": "no_envelope"})
+            except Exception:
+                self._broken()
         try:
-            envelope = split(message.data)
-        except CodecError:
-            self._metrics.count("gateway_broken_messages_total")
-            logger.warning("no envelope on %s", message.channel, extra={"action": "no_envelope"})
-            return
-        if message.channel.startswith(f"{NOTIFICATION_BUS}/"):
-            self._notify(message.channel, envelope.payload)
-            return
-        for topic in self._hub.dispatch(message.channel, envelope):
-            self.heal(topic, is_replacement=envelope.event_type == REPLACEMENT and envelope.offset is None)
+            self._hub.flush()
+        except Exception:
+            self._broken()
+        if self._spans:
+            spans, self._spans = self._spans, []
+            for span in spans:
+                span.end()
+        self._metrics.count("gateway_events_total", len(messages))
+        self.count()
+        if begun - self._timed_at >= SAMPLE_SECONDS:
+            self._timed_at = begun
+            self._metrics.observe("gateway_fan_out_seconds", perf_counter() - begun)
+
+    def _trace(self, channel: str, traceparent: str) -> None:
+        topics = self._hub.routed(channel)
+        if topics:
+            recipients = sum(len(group.members()) for topic in topics for group in topic.groups.values())
+            kind = topics[0].subject.kind.value
+            span = self._tracer.begin("gateway.fan_out", traceparent=traceparent, kind=kind, recipients=recipients)
+            self._spans.append(span)
+
+    def _broken(self) -> None:
+        self._metrics.count("gateway_broken_messages_total")
+        logger.exception("a message of the bus broke the fan-out", extra={"action": "fan_out_failed"})
 
     def _notify(self, channel: str, payload: bytes) -> None:
         """A notification's payload is an object in an object; there are few of them, so it is decoded."""
@@ -179,10 +290,9 @@ class Broadcaster:
         data = to_json(body.get("payload")) if isinstance(body, dict) else b"null"
         self._hub.notify(channel, Push(messages.message(WSMethod.NOTIFICATION, data=data)))
 
-    def _count(self) -> None:
-        """Once per message, whatever the number of recipients."""
+    def count(self) -> None:
+        """Hand on what was counted: once for what left together, whatever the number of recipients."""
         tally = self._hub.tally
-        self._metrics.count("gateway_events_total")
         if tally.delivered:
             self._metrics.count("gateway_deliveries_total", tally.delivered)
         if tally.refused:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -39,15 +39,16 @@ from livetape.events.reader import JobReader
 from livetape.events.recorder import Recorded
 from livetape.events.streams import RedisStreamPublisher
 from livetape.events.strict import parse_json
+from livetape.gateway.access import Access, OwnerAccess
 from livetape.gateway.options import GatewayOptions
+from livetape.gateway.shutdown import until_server_stops
 from livetape.gateway.streams import TapeStreams
-from livetape.gateway.subjects import Access, Kind, Subject
+from livetape.gateway.subjects import Kind, Subject
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
 DEFAULT_MAX_BODY_BYTES: Final = 1024 * 1024
-SERVER_CHECK_SECONDS: Final = 0.25
 CLOSE_SECONDS: Final = 2.0
 
 STATUSES: Final[dict[type[LivetapeError], int]] = {
@@ -141,7 +142,7 @@ class JobEvents:
         if self._opened is None:
             backend = self._open_backend()
             try:
-                self._opened = _Opened(backend, self._options, self._metrics, self._clock)
+                self._opened = _Opened(backend, self._serving, self._metrics, self._clock)
             except BaseException:
                 await backend.close()
                 raise
@@ -162,12 +163,17 @@ class JobEvents:
         Clients come back with their positions, to another process.
         """
         if self._opened is not None:
-            self._opened.streams.end_all()
+            self._opened.serving.end()
 
     def _open_backend(self) -> Backend:
         if self._url is not None:
             return open_backend(self._url, metrics=self._metrics)
         return open_client(self._client, metrics=self._metrics)
+
+    def _serving(self, backend: Backend, log: EventLog) -> Serving:
+        """What is to run on this backend."""
+        streams = TapeStreams(self._options, backend.bus, log, metrics=self._metrics, clock=self._clock)
+        return Serving(streams, run=streams.run, end=streams.end_all, left=lambda: streams.open)
 
     # ---- use -------------------------------------------------------------------------------------------------------
 
@@ -219,7 +225,7 @@ class JobEvents:
         """
         subject = Subject(Kind.JOB, job_id)
         tape = await self.log.describe(subject.tape)
-        if tape is None or subject.access(tape, principal, jobs_unowned) is not Access.GRANTED:
+        if tape is None or OwnerAccess(jobs_unowned)(principal, subject, tape) is not Access.GRANTED:
             raise _not_found(job_id)
         return tape
 
@@ -240,30 +246,48 @@ class JobEvents:
         return self._opened
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What serves between start and stop: `run` until cancelled; `end` lets nobody in any more and sends home who is
+    there, of whom `left` says how many."""
+
+    streams: TapeStreams
+    run: Callable[[], Coroutine[Any, Any, None]]
+    end: Callable[[], None]
+    left: Callable[[], int]
+
+
 class _Opened:
     """What is there between start and stop."""
 
-    def __init__(self, backend: Backend, options: GatewayOptions, metrics: Metrics | None, clock: Clock | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        serving: Callable[[Backend, EventLog], Serving],
+        metrics: Metrics | None,
+        clock: Clock | None,
+    ) -> None:
         if backend.log is None or backend.recorder is None:
             raise ConfigError("there is nothing durable behind this URL", fix="use redis://… or sqlite:///…")
         self.log: EventLog = backend.log
         self.jobs = Jobs(backend.recorder, clock=clock)
         self.publisher = RedisStreamPublisher(backend=backend, clock=clock, metrics=metrics)
         self.reader = JobReader.of(backend)
-        self.streams = TapeStreams(options, backend.bus, backend.log, metrics=metrics, clock=clock)
+        self.serving = serving(backend, backend.log)
+        self.streams = self.serving.streams
         self._backend = backend
         self._tasks = [
-            asyncio.create_task(self.streams.run(), name="job events"),
-            asyncio.create_task(_until_server_stops(self.streams.end_all), name="job events: server"),
+            asyncio.create_task(self.serving.run(), name="job events"),
+            asyncio.create_task(until_server_stops(self.serving.end), name="job events: server"),
         ]
         for task in self._tasks:
             task.add_done_callback(_tell_failure)
 
     async def close(self) -> None:
-        self.streams.end_all()
+        self.serving.end()
         with suppress(TimeoutError):  # those who are left lose their connection with the server
             async with asyncio.timeout(CLOSE_SECONDS):
-                while self.streams.open:  # noqa: ASYNC110 - they do not say when they have ended
+                while self.serving.left():  # noqa: ASYNC110 - they do not say when they have ended
                     await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -274,24 +298,6 @@ class _Opened:
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.error("the job events stopped", exc_info=task.exception(), extra={"action": "job_events_failed"})
-
-
-async def _until_server_stops(then: Callable[[], None]) -> None:
-    server = _server()
-    if server is None:
-        return
-    while not server.should_exit:  # noqa: ASYNC110 - nor does it
-        await asyncio.sleep(SERVER_CHECK_SECONDS)
-    then()
-
-
-def _server() -> Any:
-    """The uvicorn server of this process, which handles its signals; None when there is none."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        owner = getattr(signal.getsignal(number), "__self__", None)
-        if isinstance(getattr(owner, "should_exit", None), bool):
-            return owner
-    return None
 
 
 # ---- routes --------------------------------------------------------------------------------------------------------
@@ -323,16 +329,16 @@ def create_job_router(
             fix="create_job_router(…, authenticate=<a dependency that gives the user id of the caller>)",
         )
     held = JobEvents(events) if isinstance(events, str) else events
-    router = APIRouter(prefix=prefix, tags=["jobs"], route_class=_JobRoute, lifespan=held.lifespan)
+    router = APIRouter(prefix=prefix, tags=["jobs"], route_class=ErrorRoute, lifespan=held.lifespan)
 
     given: Any = Depends(authenticate)
 
     async def sign_in(caller: Any = given) -> Principal:
-        return _principal(caller)
+        return principal_of(caller)
 
     signed_in: Any = Depends(sign_in)
 
-    @router.get("/jobs/{job_id:path}/events", summary="Read job events", response_model=None, **_READ)
+    @router.get("/jobs/{job_id:path}/events", summary="Read job events", response_model=None, **READ)
     async def read_events(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
         """The events of a job: a page of JSON, or by `Accept` a stream that ends after the final event."""
         tape = await held.visible(job_id, principal, jobs_unowned)
@@ -361,7 +367,7 @@ def create_job_router(
     return router
 
 
-class _JobRoute(APIRoute):
+class ErrorRoute(APIRoute):
     """Answers the errors of this library also in an application that does not know them."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -387,7 +393,8 @@ class _JobRoute(APIRoute):
             raise HTTPException(status, error.message, headers=headers) from error
 
 
-def _principal(caller: object) -> Principal:
+def principal_of(caller: object) -> Principal:
+    """From what a dependency of the application gave."""
     if isinstance(caller, Principal):
         found = caller
     elif isinstance(caller, User):
@@ -431,7 +438,7 @@ def _parameter(name: str, where: str, description: str, kind: str = "string") ->
     return {"name": name, "in": where, "required": False, "description": description, "schema": {"type": kind}}
 
 
-_READ: Final[dict[str, Any]] = {
+READ: Final[dict[str, Any]] = {
     "openapi_extra": {
         "parameters": [
             _parameter("after", "query", "Page: only events after this offset.", "integer"),

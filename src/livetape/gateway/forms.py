@@ -5,7 +5,7 @@ Forms compare equal when their bytes are equal, so that all who share one also s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from pydantic_core import to_json
@@ -18,12 +18,20 @@ TOO_LARGE: Final = "Event too large"
 TOO_LARGE_CODE: Final = "payload_too_large"
 
 _MIXED: Final = b',"mixed":true'
+_TRUNCATED: Final = b',"truncated":true}'
 
 
 class Form(Protocol):
     """Builds what leaves. None: this client is not sent that."""
 
     def event(self, event: TapeEvent) -> bytes | None: ...
+
+    def next_event(self, event_type: str, payload: bytes, offset: int, epoch: str, tail: bytes) -> bytes | None:
+        """The same of an event that is not the last; `tail` is how its envelope ends, from `,"offset":` on."""
+        return self.event(TapeEvent(event_type, payload, offset, epoch))
+
+    def shortened(self, event: TapeEvent) -> bytes | None:
+        """The same of an event whose payload was cut. A form without a place for saying so sends `too_large`."""
 
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes: ...
 
@@ -33,7 +41,7 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SocketForm:
+class SocketForm(Form):
     """Pushes on a client channel; `channel` is its name as JSON.
 
     Events of a mixed tape are pushed without position: there is nothing that a client could tell from it.
@@ -41,6 +49,10 @@ class SocketForm:
 
     channel: bytes
     is_job: bool
+    middle: bytes = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "middle", messages.channel_keys(self.channel))
 
     @classmethod
     def of(cls, channel: str, *, is_job: bool) -> SocketForm:
@@ -49,6 +61,14 @@ class SocketForm:
 
     def event(self, event: TapeEvent) -> bytes | None:
         return messages.event_push(event, self.channel, is_job=self.is_job)
+
+    def next_event(self, event_type: str, payload: bytes, offset: int, epoch: str, tail: bytes) -> bytes | None:
+        head = messages.event_head(event_type, is_job=self.is_job)
+        return None if head is None else b"".join((head, payload, self.middle, tail))
+
+    def shortened(self, event: TapeEvent) -> bytes | None:
+        push = messages.event_push(event, self.channel, is_job=self.is_job)
+        return None if push is None else push[:-1] + _TRUNCATED
 
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return messages.gap_push(self.channel, first, last, epoch)
@@ -63,12 +83,15 @@ class SocketForm:
 
 
 @dataclass(frozen=True, slots=True)
-class SseForm:
+class SseForm(Form):
     """Server-sent events: `id: <epoch>-<offset>`, `event: <event_type>`, `data:` the event's JSON in one line."""
 
     def event(self, event: TapeEvent) -> bytes | None:
         head = b"" if event.offset is None else b"id: %b-%d\n" % ((event.epoch or "").encode(), event.offset)
         return head + _block(event.event_type, one_line(event.payload))
+
+    def shortened(self, event: TapeEvent) -> bytes | None:
+        return self.too_large(event.offset, event.epoch, mixed=event.mixed)
 
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return _block("gap", to_json({"from": first, "to": last, "epoch": epoch}))
@@ -82,14 +105,17 @@ class SseForm:
 
 
 @dataclass(frozen=True, slots=True)
-class LinesForm:
-    """NDJSON: one object a line, `{offset, epoch, event_type, data, final?, mixed?}`.
+class LinesForm(Form):
+    """NDJSON: one object a line, `{offset, epoch, event_type, data, final?, mixed?, truncated?}`.
 
     On a mixed tape (`"mixed":true`) the offset is a string: JSON numbers do not carry it exactly.
     """
 
     def event(self, event: TapeEvent) -> bytes | None:
         return event_object(event) + b"\n"
+
+    def shortened(self, event: TapeEvent) -> bytes | None:
+        return event_object(event)[:-1] + _TRUNCATED + b"\n"
 
     def gap(self, first: int | None, last: int | None, epoch: str | None) -> bytes:
         return b'{"event_type":"gap","data":%b}\n' % to_json({"from": first, "to": last, "epoch": epoch})

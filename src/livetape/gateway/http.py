@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from livetape.auth import Principal
 from livetape.clock import Clock
 from livetape.errors import ClosedError, NotFoundError, PositionLostError
 from livetape.events.bus import Bus
@@ -44,15 +45,18 @@ class TapeResponses:
         options: GatewayOptions,
         clock: Clock,
         *,
+        is_revoked: Callable[[Principal], bool] = lambda reader: False,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        """`is_revoked` tells of whom this process has heard that its token holds no longer."""
         self._log = log
         self._bus = bus
         self._subscriptions = subscriptions
         self._options = options
         self._clock = clock
         self._sleep = sleep
-        self._streams: set[EventStream | FollowedStream] = set()
+        self._is_revoked = is_revoked
+        self._streams: dict[EventStream | FollowedStream, tuple[Principal | None, Subject]] = {}
         self._ending = False
 
     @property
@@ -60,10 +64,13 @@ class TapeResponses:
         """How many streams are open."""
         return len(self._streams)
 
-    async def respond(self, request: Request, tape: Tape, *, until: datetime | None = None) -> Response:
+    async def respond(
+        self, request: Request, tape: Tape, *, until: datetime | None = None, reader: Principal | None = None
+    ) -> Response:
         """The answer, by `Accept`: a stream ends after the final event, a page at once.
 
-        `until`: when the reader's token expires. A stream ends as much later as a socket is closed.
+        `until`: when the reader's token expires. A stream ends as much later as a socket is closed. `reader`: whose
+        it is, for `end_of`.
 
         Raises:
             ClosedError: the server stops, no new stream is begun.
@@ -71,7 +78,7 @@ class TapeResponses:
         accept = request.headers.get("accept", "").lower()
         for media_type in (SSE_TYPE, LINES_TYPE):
             if media_type in accept:
-                return await self._stream(request, tape, media_type, until)
+                return await self._stream(request, tape, media_type, until, reader)
         return await self._page(request, tape)
 
     def end_all(self) -> None:
@@ -80,23 +87,41 @@ class TapeResponses:
         for stream in tuple(self._streams):
             stream.end()
 
-    async def _stream(self, request: Request, tape: Tape, media_type: str, until: datetime | None) -> Response:
+    def readers(self) -> set[tuple[Principal, Subject]]:
+        """Who watches what, as far as it is known."""
+        return {(reader, subject) for reader, subject in self._streams.values() if reader is not None}
+
+    def end_of(self, concerns: Callable[[Principal, Subject], bool]) -> None:
+        """End the streams of those whom something concerns. They come back, and are checked at the door."""
+        for stream, (reader, subject) in tuple(self._streams.items()):
+            if reader is not None and concerns(reader, subject):
+                stream.end()
+
+    async def _stream(
+        self, request: Request, tape: Tape, media_type: str, until: datetime | None, reader: Principal | None
+    ) -> Response:
         if self._ending:
             raise ClosedError("The server is stopping")
         since = _since(request)
         if isinstance(since, SincePosition) and tape.final and (since.epoch, since.offset) == (tape.epoch, tape.offset):
             return Response(status_code=204)  # an EventSource that has seen the end comes back once; this stops it
+        subject = Subject.of_tape(tape.name)
+
+        def started(stream: EventStream | FollowedStream) -> None:
+            self._streams[stream] = (reader, subject)
+            if reader is not None and self._is_revoked(reader):  # meanwhile
+                stream.end()
+
         options: dict[str, Any] = {
             "media_type": media_type,
             "options": self._options,
             "retry_ms": random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
             "lifetime": Lifetime(until, self._options.expiry_grace_seconds, self._clock, self._sleep),
-            "on_start": self._streams.add,
-            "on_end": self._streams.discard,
+            "on_start": started,
+            "on_end": lambda stream: self._streams.pop(stream, None),
         }
         if tape.mixed:
             return await self._followed(tape, since, options)
-        subject = Subject.of_tape(tape.name)
         return EventStream(subject, tape, since, subscriptions=self._subscriptions, **options)
 
     async def _followed(self, tape: Tape, since: Since, options: dict[str, Any]) -> FollowedStream:

@@ -9,33 +9,52 @@ from typing import Final
 from livetape.events.codec import Envelope
 from livetape.events.recovery import REPLACEMENT, Tail
 from livetape.events.tape_event import TapeEvent
+from livetape.gateway.fan_out import FanOut, Later, Tally
 from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind
-from livetape.gateway.topic import Tally, Topic, TopicKey
+from livetape.gateway.topic import Topic, TopicKey
 
+MAX_REMEMBERED_CHANNELS: Final = 50_000
 GRAPH_UPDATE: Final = "graph_execution_update"
 
 
 class Hub:
-    """All topics of this process, and the sockets of each user."""
+    """All topics of this process, and the sockets of each user.
 
-    def __init__(self, *, tail_max_events: int, tail_max_bytes: int, max_event_bytes: int) -> None:
+    What `dispatch` finds waits until `flush`, or (`later`) until the next turn of the loop.
+    """
+
+    def __init__(
+        self, *, tail_max_events: int, tail_max_bytes: int, max_event_bytes: int, later: Later | None = None
+    ) -> None:
         self._tail_max_events = tail_max_events
         self._tail_max_bytes = tail_max_bytes
         self._max_event_bytes = max_event_bytes
         self.tally = Tally()
+        self._fan_out = FanOut(self.tally, later=later)
         self._topics: dict[TopicKey, Topic] = {}
         self._routes: dict[str, list[Topic]] = {}
+        self._sole: dict[str, Topic | None] = {}  # of each channel that was asked for; None: not just one
         self._listeners: dict[str, set[Callable[[Push], bool]]] = {}
 
     def topics(self) -> list[Topic]:
         """All of them, as a copy."""
         return list(self._topics.values())
 
-    def hold(self, key: TopicKey, pattern: str) -> Topic:
-        """The topic of this key, made when it is not there. To be given back with `release`."""
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many topics there are, and how many hold them."""
+        return len(self._topics), sum([topic.references for topic in self._topics.values()])
+
+    def topic(self, key: TopicKey) -> Topic | None:
+        """What is watched under this key, if it is and can still be."""
         topic = self._topics.get(key)
-        if topic is None:
+        return None if topic is None or topic.denied else topic
+
+    def hold(self, key: TopicKey, pattern: str) -> Topic:
+        """The topic of this key, made when there is none that can still be watched. To be given back with `release`."""
+        topic = self._topics.get(key)
+        if topic is None or topic.denied:
             topic = self._topics[key] = Topic(
                 key,
                 pattern,
@@ -43,23 +62,39 @@ class Hub:
                 proven=key.reader is None or key.subject.channel_proves_owner,
                 tail=Tail(self._tail_max_events, self._tail_max_bytes),
                 max_event_bytes=self._max_event_bytes,
-                tally=self.tally,
+                fan_out=self._fan_out,
             )
             self._routes.setdefault(pattern, []).append(topic)
+            self._sole.clear()
         topic.references += 1
         return topic
 
     def release(self, topic: Topic) -> bool:
         """Give it back. True when nobody holds it any more and it is gone."""
         topic.references -= 1
-        if topic.references > 0 or self._topics.get(topic.key) is not topic:
+        routes = self._routes.get(topic.pattern, [])
+        if topic.references > 0 or topic not in routes:
             return False
-        del self._topics[topic.key]
-        routes = self._routes[topic.pattern]
+        if self._topics.get(topic.key) is topic:  # or another has taken the place of one that was denied
+            del self._topics[topic.key]
         routes.remove(topic)
+        self._sole.clear()
         if not routes:
             del self._routes[topic.pattern]
         return True
+
+    def express(self, channel: str, data: bytes) -> bool:
+        """A message as it came. True: it concerned one topic, was its very next event, and waits for `flush`; False:
+        take it apart and `dispatch` it."""
+        try:
+            topic = self._sole[channel]
+        except KeyError:
+            topics = self.routed(channel)
+            is_sole = len(topics) == 1 and topics[0].subject.kind is not Kind.GRAPH
+            topic = self._sole[channel] = topics[0] if is_sole else None
+            if len(self._sole) > MAX_REMEMBERED_CHANNELS:
+                self._sole.clear()
+        return topic is not None and topic.express(data)
 
     def dispatch(self, channel: str, envelope: Envelope) -> list[Topic]:
         """Hand a message of the bus to whom it concerns; returns the topics whose log has to be read."""
@@ -73,6 +108,10 @@ class Hub:
             for topic in self.routed(channel)
             if (event := event_for(topic.subject.kind, envelope)) is not None and topic.offer(event)
         ]
+
+    def flush(self) -> None:
+        """Hand over what waits: to be called when all messages that came together have been dispatched."""
+        self._fan_out.flush()
 
     def routed(self, channel: str) -> list[Topic]:
         """The topics that a message on this channel concerns."""

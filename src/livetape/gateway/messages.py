@@ -6,16 +6,18 @@ Inbound messages are validated by models. Outbound ones are spliced from bytes i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import cached_property
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import to_json
 
 from livetape.errors import ChannelError
-from livetape.events.channel import encode_part
+from livetape.events.channel import MAX_PART_CHARS, encode_part
 from livetape.events.tape_event import TapeEvent
+from livetape.gateway.frames import text_frame
 from livetape.gateway.subjects import Kind, Subject
 
 MAX_OFFSET: Final = 2**53 - 1
@@ -31,6 +33,8 @@ class WSMethod(StrEnum):
     SUBSCRIBE_JOB = "subscribe_job"
     UNSUBSCRIBE = "unsubscribe"
     HEARTBEAT = "heartbeat"
+    REFRESH = "refresh"
+    STOP_GRAPH_EXEC = "stop_graph_execution"
     ERROR = "error"
     GRAPH_EXECUTION_EVENT = "graph_execution_event"
     NODE_EXECUTION_EVENT = "node_execution_event"
@@ -49,6 +53,12 @@ DATA_MISSING: Final = "Subscription data missing"
 INVALID_DATA: Final = "Invalid message data. Refer to the API schema"
 NOT_PROCESSED: Final = "Message type is not processed by the server"
 NOT_FOUND: Final = "Not found"
+INVALID_TOKEN: Final = "Invalid token"  # noqa: S105 - a text
+UNAVAILABLE: Final = "Unavailable, retry"
+
+MAX_TOKEN_CHARS: Final = 16 * 1024
+NEW_KEYS: Final = frozenset({"since", "outputs", "strict"})
+"""Of `data` in a subscribe: who sends them knows how to continue by itself."""
 
 METHOD_OF_EVENT: Final = {
     "graph_execution_update": WSMethod.GRAPH_EXECUTION_EVENT,
@@ -81,7 +91,11 @@ def _usable(value: str) -> str:
     return value
 
 
-Id: TypeAlias = Annotated[str, AfterValidator(_usable)]
+Id: TypeAlias = Annotated[
+    str,
+    AfterValidator(_usable),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_PART_CHARS, "pattern": r"^[^*]*$"}),
+]
 Strict: TypeAlias = Annotated[bool, Field(strict=True)]
 
 
@@ -93,11 +107,21 @@ def _from_digits(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19 else value
 
 
+_OFFSET_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": MAX_POSITION},
+        {"type": "string", "pattern": "^[0-9]{1,19}$"},
+    ]
+}
+
+
 class SincePosition(_Since):
     """After the event with this offset, which may be written as a string."""
 
     epoch: str = Field(min_length=1, max_length=64)
-    offset: Annotated[int, Field(strict=True, ge=0, le=MAX_POSITION), BeforeValidator(_from_digits)]
+    offset: Annotated[
+        int, Field(strict=True, ge=0, le=MAX_POSITION), BeforeValidator(_from_digits), WithJsonSchema(_OFFSET_SCHEMA)
+    ]
 
 
 class SinceLast(_Since):
@@ -158,6 +182,15 @@ class WSSubscribeJobRequest(BaseModel):
 class WSUnsubscribeRequest(BaseModel):
     """`data` of `unsubscribe`: one of the ids, or the channel that a subscribe was answered with."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("graph_exec_id", "graph_id", "job_id", "channel")
+            ]
+        }
+    )
+
     graph_exec_id: str | None = None
     graph_id: str | None = None
     job_id: str | None = None
@@ -179,6 +212,18 @@ class WSUnsubscribeRequest(BaseModel):
         return None if self.job_id is None else Subject(Kind.JOB, self.job_id)
 
 
+class WSRefreshRequest(BaseModel):
+    """`data` of `refresh`: a newer token of the same user."""
+
+    token: str = Field(min_length=1, max_length=MAX_TOKEN_CHARS, repr=False)
+
+
+class WSStopRequest(BaseModel):
+    """`data` of `stop_graph_execution`."""
+
+    graph_exec_id: Id
+
+
 SubscribeRequest: TypeAlias = (
     WSSubscribeGraphExecutionRequest | WSSubscribeGraphExecutionsRequest | WSSubscribeJobRequest
 )
@@ -193,23 +238,55 @@ SUBSCRIBE_REQUESTS: Final[dict[WSMethod, type[SubscribeRequest]]] = {
 
 
 class Push:
-    """A message ready to leave. Built once, shared by everybody who gets it, so every form of it is made once."""
+    """What leaves for a client: built once, shared by everybody who gets it, so every form of it is made once.
 
-    def __init__(self, data: bytes) -> None:
+    `data` is a message (its JSON, its block, its line), or several one after the other (`joined`); `size` the bytes
+    of that, `count` how many messages they are.
+    """
+
+    __slots__ = ("_frame", "_parts", "_text", "count", "data", "size")
+
+    def __init__(self, data: bytes, parts: tuple[Push, ...] = ()) -> None:
         self.data = data
+        self.size = len(data)
+        self.count = len(parts) or 1
+        self._parts = parts
+        self._frame: bytes | None = None
+        self._text: str | None = None
 
     def __repr__(self) -> str:
         return f"Push({self.data[:200]!r})"
 
-    @property
-    def size(self) -> int:
-        """Bytes on the wire, without frame."""
-        return len(self.data)
+    @classmethod
+    def joined(cls, pushes: Sequence[Push]) -> Push:
+        """Several as one, for the same recipients, in order: they leave in one write."""
+        if len(pushes) == 1:
+            return pushes[0]
+        parts = tuple([part for push in pushes for part in push.parts])
+        return cls(b"".join([part.data for part in parts]), parts)
 
-    @cached_property
+    @property
+    def parts(self) -> tuple[Push, ...]:
+        """The single messages."""
+        return self._parts or (self,)
+
+    @property
     def text(self) -> str:
-        """For transports that take text. What a foreign publisher wrote may not be valid UTF-8."""
-        return self.data.decode("utf-8", "replace")
+        """For transports that take text; of one message. What a foreign publisher wrote may not be valid UTF-8."""
+        text = self._text
+        if text is None:
+            text = self._text = self.data.decode("utf-8", "replace")
+        return text
+
+    @property
+    def frame(self) -> bytes:
+        """The WebSocket frames, for transports that take bytes: one for each message. Always valid UTF-8."""
+        frame = self._frame
+        if frame is None:
+            parts = self._parts
+            frame = b"".join([part.frame for part in parts]) if parts else text_frame(self.data)
+            self._frame = frame
+        return frame
 
 
 def message(
@@ -234,13 +311,43 @@ def message(
 
 def event_push(event: TapeEvent, channel: bytes, *, is_job: bool = False) -> bytes | None:
     """The push of an event on a client channel (given as JSON); None for types that clients are not sent."""
-    method = WSMethod.JOB_EVENT if is_job else METHOD_OF_EVENT.get(event.event_type)
-    if method is None:
+    head = _JOB_HEAD if is_job else _EVENT_HEADS.get(event.event_type)
+    if head is None:
         return None
-    more = b"" if event.offset is None or event.mixed else position_keys(event.offset, event.epoch)
-    if event.final:
-        more += b',"final":true'
-    return message(method, data=event.payload, channel=channel, more=more)
+    offset = event.offset
+    if offset is None or event.mixed:
+        end = b',"final":true}' if event.final else b"}"
+    else:
+        end = b',"offset":%d,"epoch":%b%b' % (offset, _epoch(event.epoch), b',"final":true}' if event.final else b"}")
+    return b"".join((head, event.payload, b',"success":null,"channel":', channel, b',"error":null', end))
+
+
+def _head(method: WSMethod) -> bytes:
+    return b'{"method":"%b","data":' % method.encode()
+
+
+_JOB_HEAD: Final = _head(WSMethod.JOB_EVENT)
+_EVENT_HEADS: Final = {event_type: _head(method) for event_type, method in METHOD_OF_EVENT.items()}
+
+
+@lru_cache(maxsize=4096)
+def _epoch(epoch: str | None) -> bytes:
+    return to_json(epoch)
+
+
+def epoch_tail(epoch: str) -> bytes:
+    """How the envelope of a durable event ends after its offset, when it is not the last one; its push does, too."""
+    return b',"epoch":%b}' % _epoch(epoch)
+
+
+def event_head(event_type: str, *, is_job: bool) -> bytes | None:
+    """What stands in a push before its data; None for types that clients are not sent."""
+    return _JOB_HEAD if is_job else _EVENT_HEADS.get(event_type)
+
+
+def channel_keys(channel: bytes) -> bytes:
+    """What stands in a push between its data and its position."""
+    return b',"success":null,"channel":%b,"error":null' % channel
 
 
 def position_keys(offset: int | str, epoch: str | None) -> bytes:

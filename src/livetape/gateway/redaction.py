@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
-from typing import Final
 
-_SECRETS: Final = re.compile(
-    r"((?:[?&]|\b)(?:token|access_token|ticket)=)[^&\s\"']+|(bearer[. ]+)[\w.~+/=-]+", re.IGNORECASE
-)
+from livetape.observability import redact
 
-
-def redact(text: str) -> str:
-    """The text with tokens replaced by `***`."""
-    return _SECRETS.sub(lambda found: f"{found.group(1) or found.group(2)}***", text)
+__all__ = ["RedactTokens", "redact"]
 
 
 class RedactTokens(logging.Filter):

@@ -6,7 +6,7 @@ send has an outcome here: an effect, an answer from the wire contract's table of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -50,6 +50,22 @@ class Unsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """Check this token, then call `Session.refreshed` or `Session.not_refreshed`."""
+
+    token: str = field(repr=False)
+    request_id: RequestId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask an engine to stop this execution, then call `Session.stopped` or `Session.not_stopped` with this."""
+
+    graph_exec_id: str
+    request_id: RequestId | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Read nothing for so many seconds."""
 
@@ -70,7 +86,7 @@ class Close:
     code: CloseCode
 
 
-Effect: TypeAlias = Send | Subscribe | Unsubscribe | Pause | ClientError | Close
+Effect: TypeAlias = Send | Subscribe | Unsubscribe | Refresh | Stop | Pause | ClientError | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +113,21 @@ class _Channel:
 class Session:
     """The state of one socket: who it is, what it watches, how fast it sends, when its token ends."""
 
+    __slots__ = ("_bucket", "_channels", "_close_at", "_closed", "_notice_at", "_options", "is_plain", "principal")
+
     def __init__(self, principal: Principal, options: GatewayOptions, now: datetime, monotonic: float) -> None:
-        self.principal = principal
         self._options = options
         self._channels: dict[Subject, _Channel] = {}
         self._bucket = TokenBucket(options.messages_per_second, options.message_burst, monotonic)
         self._closed = False
+        self.is_plain = True
+        """It has used nothing but the seed's messages and keys: a page that does not know how to continue."""
+        self._be(principal)
+
+    def _be(self, principal: Principal) -> None:
+        self.principal = principal
         expires = principal.expires_at
-        notice, grace = options.expiry_notice_seconds, options.expiry_grace_seconds
+        notice, grace = self._options.expiry_notice_seconds, self._options.expiry_grace_seconds
         self._notice_at = expires - timedelta(seconds=notice) if expires else None
         self._close_at = expires + timedelta(seconds=grace) if expires else None
 
@@ -158,9 +181,44 @@ class Session:
         answer = messages.reply(request.method, channel=request.channel, data=data, request_id=request.request_id)
         return [Send(answer), *self._drop_finished()]
 
-    def refused(self, request: Subscribe, text: str, code: str, *, retry: bool = False) -> list[Effect]:
-        """The subscription could not be opened."""
+    def refused(self, request: Subscribe | Refresh, text: str, code: str, *, retry: bool = False) -> list[Effect]:
+        """It could not be done."""
         return [Send(messages.error_push(text, code=code, retry=retry, request_id=request.request_id))]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may watch one more."""
+        return self._live_count() < self._options.max_channels
+
+    def restored(self, subject: Subject, channel: str) -> None:
+        """A subscription of an earlier socket of this page goes on here; the client is told nothing."""
+        self._channels[subject] = _Channel(channel, each=False)
+
+    def refreshed(self, request: Refresh, principal: Principal) -> list[Effect]:
+        """The token holds and is the same user's: the socket lives on with it."""
+        self._be(principal)
+        data = to_json({"expires_at": principal.expires_at})
+        return [Send(messages.reply(WSMethod.REFRESH, channel=None, data=data, request_id=request.request_id))]
+
+    def not_refreshed(self, request: Refresh) -> list[Effect]:
+        """It does not; the old one goes on counting."""
+        return _coded(messages.INVALID_TOKEN, "invalid_token", request.request_id)
+
+    def stopped(self, request: Stop) -> list[Effect]:
+        """An engine has committed that it shall stop."""
+        data = b'{"accepted":true}'
+        return [Send(messages.reply(WSMethod.STOP_GRAPH_EXEC, channel=None, data=data, request_id=request.request_id))]
+
+    def not_stopped(self, request: Stop, text: str, code: str, *, retry: bool) -> list[Effect]:
+        """No engine has."""
+        return _coded(text, code, request.request_id, retry=retry)
+
+    def withdrawn(self, subject: Subject) -> list[Effect]:
+        """The client may not watch this any more."""
+        known = self._channels.pop(subject, None)
+        if known is None:
+            return []
+        return [Unsubscribe(subject), Send(messages.message(WSMethod.UNSUBSCRIBED, channel=to_json(known.name)))]
 
     def failed(self, request_id: RequestId | None, correlation_id: str) -> list[Effect]:
         """Something broke on our side; the log has the same correlation id."""
@@ -187,6 +245,8 @@ class Session:
         if not isinstance(raw, dict):
             return _error(messages.INVALID_FORMAT, None)
         request_id = _request_id(raw)
+        if request_id is not None:
+            self.is_plain = False
         if raw.get("method") == "heartbeat":  # with any data, and without the cost of a model
             return [Send(messages.heartbeat_reply(request_id))]
         try:
@@ -199,16 +259,24 @@ class Session:
             return self._unsubscribe(message, request_id)
         if message.method in messages.SUBSCRIBE_REQUESTS:
             return self._subscribe(message, request_id)
+        if message.method is WSMethod.REFRESH:
+            return self._refresh(message, request_id)
+        if message.method is WSMethod.STOP_GRAPH_EXEC:
+            return self._stop(message, request_id)
         return _error(messages.NOT_PROCESSED, request_id)
 
     def _subscribe(self, message: WSMessage, request_id: RequestId | None) -> list[Effect]:
         if not message.data:
             return _error(messages.DATA_MISSING, request_id)
+        if not isinstance(message.data, dict):
+            return _error(messages.INVALID_DATA, request_id)
         try:
             request = messages.SUBSCRIBE_REQUESTS[message.method].model_validate(message.data)
         except ValidationError:
             return _error(messages.INVALID_DATA, request_id)
         subject = request.subject
+        if message.method is WSMethod.SUBSCRIBE_JOB or message.data.keys() & messages.NEW_KEYS:
+            self.is_plain = False
         if subject not in self._channels and self._live_count() >= self._options.max_channels:
             text = f"At most {self._options.max_channels} live channels on one socket"
             return [Send(messages.error_push(text, code="too_many_channels", retry=False, request_id=request_id))]
@@ -244,6 +312,22 @@ class Session:
         answer = messages.reply(WSMethod.UNSUBSCRIBE, channel=known.name, request_id=request_id)
         return [Unsubscribe(subject), Send(answer)]
 
+    def _refresh(self, message: WSMessage, request_id: RequestId | None) -> list[Effect]:
+        self.is_plain = False
+        try:
+            request = messages.WSRefreshRequest.model_validate(message.data)
+        except ValidationError:
+            return _error(messages.INVALID_DATA, request_id)
+        return [Refresh(request.token, request_id)]
+
+    def _stop(self, message: WSMessage, request_id: RequestId | None) -> list[Effect]:
+        self.is_plain = False
+        try:
+            request = messages.WSStopRequest.model_validate(message.data)
+        except ValidationError:
+            return _error(messages.INVALID_DATA, request_id)
+        return [Stop(request.graph_exec_id, request_id)]
+
     # ---- limits ------------------------------------------------------------------------------------------------
 
     def _live_count(self) -> int:
@@ -275,6 +359,10 @@ class Session:
 
 def _error(text: str, request_id: RequestId | None) -> list[Effect]:
     return [Send(messages.error_push(text, request_id=request_id))]
+
+
+def _coded(text: str, code: str, request_id: RequestId | None, *, retry: bool = False) -> list[Effect]:
+    return [Send(messages.error_push(text, code=code, retry=retry, request_id=request_id))]
 
 
 def _request_id(raw: dict[str, Any]) -> RequestId | None:

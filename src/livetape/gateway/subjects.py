@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
-from livetape.auth import Principal
 from livetape.events import channel
-from livetape.events.jobs import UnownedJobs
 from livetape.events.log import Tape
 
 
@@ -27,16 +25,6 @@ _CLIENT_CHANNELS: Final = {
     Kind.GRAPH: "{user}|graph#{id}|executions",
     Kind.JOB: "{user}|job#{id}",
 }
-
-
-class Access(StrEnum):
-    """What a principal may see of a subject."""
-
-    GRANTED = "granted"
-    UNKNOWN = "unknown"
-    """There is no owner yet: events that are proven to be the principal's own may be shown."""
-
-    DENIED = "denied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +73,6 @@ class Subject:
     def channel_proves_owner(self) -> bool:
         """Whether a bus channel of this kind names the user that its events belong to."""
         return self.kind is not Kind.JOB
-
-    def access(self, tape: Tape | None, principal: Principal, jobs_unowned: UnownedJobs) -> Access:
-        """Whether this principal may see the tape."""
-        if tape is None:
-            return Access.UNKNOWN
-        if tape.owner is not None:
-            return Access.GRANTED if tape.owner == principal.user_id else Access.DENIED
-        if self.kind is not Kind.JOB:
-            return Access.UNKNOWN
-        return Access.GRANTED if principal.is_admin or jobs_unowned == "any_user" else Access.UNKNOWN
 
 
 def _pattern(user_id: str, *, graph_id: str | None = None, graph_exec_id: str | None = None) -> str:

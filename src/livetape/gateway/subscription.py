@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from livetape.errors import LivetapeError, PositionLostError
 from livetape.events.backoff import Backoff
-from livetape.events.log import Position
+from livetape.events.log import Position, Tape
 from livetape.events.pace import Pace
 from livetape.events.recovery import Gap, Item, merge, rising
+from livetape.events.tape_event import TapeEvent
+from livetape.gateway.asked import is_trimmed
+from livetape.gateway.chunks import Chunk
+from livetape.gateway.fan_out import Writer
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
-from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader, is_trimmed
+from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader
 from livetape.gateway.topic import NODE_OUTPUT, Topic
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
+
+NOTHING: Final = Chunk(())
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
 """Starts a task that its owner ends at the latest when the client is gone; None when it is about to go."""
@@ -51,9 +57,39 @@ class Client:
     broken: Callable[[], None]
     """Something failed on our side: close it."""
 
+    writer: Callable[[], Writer | None] = lambda: None
+    """The straight way to it, while there is one: what leaves on it passes by the outbox."""
+
 
 class Subscription:
-    """A `Member` of a topic. `start` once, `close` once."""
+    """A `Member` of a topic. `start` once, `close` once.
+
+    `may_stay` says whether the client may still watch a tape whose owner has changed; `on_withdrawn` is called when it
+    may not, and then the subscription is closed.
+    """
+
+    __slots__ = (
+        "_allowed",
+        "_client",
+        "_closed",
+        "_cut",
+        "_form",
+        "_heal",
+        "_mark",
+        "_metrics",
+        "_on_finished",
+        "_on_withdrawn",
+        "_options",
+        "_place",
+        "_reader",
+        "_release",
+        "_replaying",
+        "_safe",
+        "_sleep",
+        "each",
+        "put",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -69,6 +105,8 @@ class Subscription:
         metrics: Metrics,
         sleep: Sleep,
         on_finished: Callable[[], None],
+        on_withdrawn: Callable[[], None] = lambda: None,
+        may_stay: Callable[[Tape], bool] = lambda tape: False,
     ) -> None:
         self.topic = topic
         self.put = client.outbox.put
@@ -82,13 +120,25 @@ class Subscription:
         self._metrics = metrics
         self._sleep = sleep
         self._on_finished = on_finished
+        self._on_withdrawn = on_withdrawn
+        self._allowed = may_stay
         self._replaying: asyncio.Task[None] | None = None
+        self._place: Position | None = None
+        """Where the replay stands; None: live."""
+        self._mark: int | None = None
+        """What the last event was that the replay has sent; compare `Topic.mark`."""
+        self._safe = topic.position
+        """See `resume_position`."""
+        self._cut: int | None = None
+        """Where the tape has lost its end since the replay looked at it."""
         self._closed = False
 
     def start(self, position: Position | None, *, announce: bool) -> None:
         """Begin after this position, or (None) where the topic stands. `announce`: say when it has become live."""
         start = self.topic.position if position is None else position
+        self._safe = start
         if not self._go_live(start, announce=announce):
+            self._metrics.count("gateway_replays_total", kind=self.topic.subject.kind.value)
             self._replay_from(start, announce=announce)
 
     def close(self) -> None:
@@ -99,7 +149,32 @@ class Subscription:
         if self._replaying is not None:
             self._replaying.cancel()
         self.topic.leave(self, self._form)
+        self.topic.stop_reading(self)
         self._release(self.topic)
+
+    @property
+    def resume_position(self) -> Position | None:
+        """Everything up to here has been handed over to the transport, and what follows can be continued from here.
+
+        None when there is nothing to continue. While something waits in the outbox it is the last one that was asked
+        for while nothing did. Of a mixed tape it says only that it was watched.
+        """
+        topic = self.topic
+        if topic.denied:
+            return None
+        if not self._closed and self._client.outbox.size == 0:
+            self._safe = topic.handed(self._form) if self._place is None else self._place
+        return self._safe
+
+    def shift(self) -> None:
+        """The straight way to the client has come or gone."""
+        if not self._closed:
+            self.topic.shift(self, self._form)
+
+    @property
+    def writer(self) -> Writer | None:
+        """See `Member`."""
+        return self._client.writer()
 
     # ---- what the topic calls --------------------------------------------------------------------------------------
 
@@ -112,14 +187,29 @@ class Subscription:
         """The last event has been handed over."""
         self._on_finished()
 
+    def rewound(self, end: int) -> None:
+        """The tape ends here now: whatever is being read may be of before."""
+        self._cut = end if self._cut is None else min(self._cut, end)
+
+    def may_stay(self, tape: Tape) -> bool:
+        """Whether its client may watch the tape under its new owner."""
+        return self._allowed(tape)
+
+    def withdrawn(self) -> None:
+        """Its client may not watch it any more."""
+        if not self._closed:
+            self._on_withdrawn()
+            self.close()
+
     # ---- replay ----------------------------------------------------------------------------------------------------
 
     def _replay_from(self, position: Position, *, announce: bool) -> None:
         if not self._closed:
+            self._place, self._cut, self._mark = position, None, None
+            self.topic.start_reading(self)  # at once: from here on it is told when the tape is not what it was
             self._replaying = self._client.spawn(self._replay(position, announce))
 
     async def _replay(self, position: Position, announce: bool) -> None:
-        self.topic.start_reading()
         try:
             await self._catch_up(position, announce)
         except TimeoutError:
@@ -128,7 +218,7 @@ class Subscription:
             logger.exception("a replay failed", extra={"action": "replay_failed", "tape": self.topic.subject.tape})
             self._client.broken()
         finally:
-            self.topic.stop_reading()
+            self.topic.stop_reading(self)
 
     async def _catch_up(self, position: Position, announce: bool) -> None:
         pace = Pace(self._options.replay_chunk_events, self._options.replay_chunk_bytes)
@@ -136,36 +226,65 @@ class Subscription:
         while True:
             async with asyncio.timeout(self._options.slow_seconds):
                 await self._client.outbox.room()
-            if position.epoch != topic.position.epoch or not topic.readable:
-                position = self._skip(position)
+            position = self._place = self._on_the_tape(position)
             if self._go_live(position, announce=announce):
                 return
             mixed = topic.mixed
             try:
+                if self._is_contradicted(position):
+                    await self._agree(position)
+                    continue
                 if mixed:
                     position = await self._after_trimmed(position)
-                events, more = await self._reader.read(topic.subject, position, pace, mixed=mixed)
+                chunk, more = await self._reader.read(topic.subject, position, pace, mixed=mixed)
             except PositionLostError:  # born again: the topic finds out, and then there is its new epoch to go on in
-                events, more = [], False
+                chunk, more = NOTHING, False
             except LivetapeError as error:
                 if not error.retryable:
                     raise
                 await self._sleep(backoff.next())
                 continue
-            merged = rising(position, events) if mixed else merge(position, events, topic.tail)
-            before = position
-            for item in merged.items:
-                self._forward(item, before)
-                before = _reached(item, before)
-            if merged.position != position:
-                position = merged.position
+            if self._cut is not None:
+                continue  # that may have been read from what the tape was before
+            reached = self._forward_all(chunk, position, mixed=mixed)
+            if reached != position:
+                position = self._place = reached
                 backoff.reset()
             elif not more and position != topic.position:
                 # The topic is ahead and the log does not say more yet, or it is behind and has to be told.
                 if backoff.tries > HEAL_TRIES and not topic.repairing:
-                    position = self._skip_to(topic.position, position)
+                    position = self._place = self._skip_to(topic.position, position)
+                    self._mark = None
                 self._heal(topic)
                 await self._sleep(backoff.next())
+
+    def _is_contradicted(self, position: Position) -> bool:
+        """Whether the topic has handed over something else here: one of both is from before the log lost its end."""
+        topic = self.topic
+        if self._mark is None or topic.ahead is not None or position.epoch != topic.position.epoch:
+            return False
+        there = topic.mark(position.offset)
+        return there is not None and there != self._mark
+
+    async def _agree(self, position: Position) -> None:
+        """The log decides."""
+        await self._reader.verify(self.topic)
+        if self._is_contradicted(position) and self._cut is None:
+            self._reader.forget(self.topic.subject)
+            self._cut = position.offset - 1
+
+    def _on_the_tape(self, position: Position) -> Position:
+        """Where to go on when the tape is not any more what it was when this position was reached. Says so."""
+        topic = self.topic
+        cut, self._cut = self._cut, None
+        if position.epoch != topic.position.epoch or not topic.readable:
+            self._mark = None
+            return self._skip(position)
+        if cut is not None:
+            self._mark = None
+            self._force(self._form.gap(None, None, position.epoch))
+            return Position(position.epoch, min(position.offset, cut))
+        return position
 
     async def _after_trimmed(self, position: Position) -> Position:
         """On a mixed tape: where reading goes on, after having said that events may be gone, if they may be."""
@@ -193,25 +312,55 @@ class Subscription:
         self._force(self._form.gap(first, last, there.epoch or None))
         return there
 
+    def _forward_all(self, chunk: Chunk, position: Position, *, mixed: bool) -> Position:
+        """Send what was read after this position, and what is live and joins on. Returns where that ends."""
+        topic, events = self.topic, chunk.events
+        is_of_now = bool(events) and position.epoch == topic.position.epoch
+        if is_of_now and events[-1].offset is not None:
+            topic.saw(events[-1].offset)
+        if is_of_now and not mixed and chunk.follows(position.offset):
+            end = Position(position.epoch, position.offset + len(events))
+            while topic.ahead is None and position.offset <= topic.position.offset < end.offset:
+                topic.advance(events[topic.position.offset - position.offset])  # see `_pass_on`
+            position = end
+            push = chunk.push(self._form, each=self.each, encode=topic.push_of, left_out=NODE_OUTPUT)
+            if push is not None:
+                self._client.outbox.force(push)
+            self._mark = hash(events[-1].payload)
+            events = ()
+        merged = rising(position, events) if mixed else merge(position, events, topic.tail)
+        for item in merged.items:
+            self._forward(item, position)
+            position = _reached(item, position)
+        return merged.position
+
     def _forward(self, item: Item, before: Position) -> None:
         """Send what follows the position `before`."""
         if isinstance(item, Gap):
             self._force(self._form.gap(item.first, item.last, item.epoch))
+            self._mark = None
             return
-        topic = self.topic
-        if before == topic.position:
-            topic.advance(item)  # the bus is later than the log: the others need not wait for it
+        self._mark = hash(item.payload)
+        self._pass_on(item, before)
         if self.each or item.event_type != NODE_OUTPUT:
-            push = topic.push_of(item, self._form)
+            push = self.topic.push_of(item, self._form)
             if push is not None:
                 self._client.outbox.force(push)
 
+    def _pass_on(self, event: TapeEvent, before: Position) -> None:
+        """The bus may be later than the log: the others need not wait for it."""
+        if before == self.topic.position and self.topic.ahead is None:
+            self.topic.advance(event)
+
     def _go_live(self, position: Position, *, announce: bool) -> bool:
-        if position != self.topic.position:
+        if position != self.topic.position or self._is_contradicted(position):
             return False
         if announce:
             self._force(self._form.replay_complete(position, mixed=self.topic.mixed))
-        return self.topic.join(self, self._form, position)
+        if not self.topic.join(self, self._form, position):
+            return False
+        self._place = self._mark = None
+        return True
 
     def _force(self, data: bytes | None) -> None:
         if data is not None:

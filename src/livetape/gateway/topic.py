@@ -4,58 +4,50 @@ Everybody in a topic's groups stands at the same position, the topic's, so that 
 them; whoever is elsewhere reads the log and joins when it stands there too. A `Group` shares one form: what leaves is
 built once per event, and every member is handed the same `Push`.
 
-Per recipient there is one call of `put`: no Pydantic, no JSON, no log, no metric.
+What leaves waits in the groups until the fan-out hands it over (`fan_out.py`). Per recipient there is one call of
+`put`: no Pydantic, no JSON, no log, no metric.
+
+The log is the truth, and it is written before an event is pushed (wire contract, section 3, Promise):
+
+- A live event that joins on is handed over at once; any other has the log asked first.
+- What is live beyond the end of the log although the log was asked again and again is handed over after a gap, and the
+  topic is `ahead`. As soon as the log goes on, everybody is told, and its events are handed over from where it ended.
+- A log that ends before what has been seen of it has lost its end: everybody is told, and it goes on from there.
+- A tape with another owner is another tape: those who watched the former one are sent nothing of it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
 
 from livetape.auth import Principal
-from livetape.events.log import Position
+from livetape.events.log import Position, Tape
 from livetape.events.recovery import REPLACEMENT, Gap, Item, Tail
 from livetape.events.tape_event import TapeEvent
+from livetape.gateway.asked import Asked, Doubt, is_trimmed
+from livetape.gateway.fan_out import FanOut, Group, Member
 from livetape.gateway.forms import Form
-from livetape.gateway.messages import Push
+from livetape.gateway.held import Held
+from livetape.gateway.messages import Push, epoch_tail
 from livetape.gateway.subjects import Kind, Subject
 
 NODE_OUTPUT: Final = "node_output_update"
 
-MAX_HELD_BYTES: Final = 4 * 1024 * 1024
-HELD_EVENT_BYTES: Final = 512
-"""What a held event counts at least."""
+EXPRESS_TYPES: Final = {
+    name.encode(): name for name in ("graph_execution_update", "node_execution_update", NODE_OUTPUT)
+} | {name.encode(): name for name in ("task_started", "task_progress", "outline_generated", "document_generated")}
+"""Types of events that are not the last of their tape and stand for nothing else."""
 
+_PREFIX: Final = b'{"payload":'
+_HEAD: Final = b'{"payload":{"event_type":"'
+_PREFIX_BYTES: Final = len(_PREFIX)
+_HEAD_BYTES: Final = len(_HEAD)
 
-class Member(Protocol):
-    """One subscription as the hub sees it."""
-
-    each: bool
-    """Whether it also gets every single output."""
-
-    def put(self, push: Push, /) -> bool:
-        """Take it without waiting; False when there is no room."""
-
-    def fell_behind(self, position: Position) -> None:
-        """It was taken out because `put` refused; it has everything up to here."""
-
-    def finished(self) -> None:
-        """The last event of the tape has been handed over."""
-
-
-@dataclass(slots=True)
-class Group:
-    """Those who get the same bytes."""
-
-    form: Form
-    plain: set[Member] = field(default_factory=set)
-    each: set[Member] = field(default_factory=set)
-
-    def members(self) -> list[Member]:
-        """All of them, as a copy."""
-        return [*self.plain, *self.each]
+MARKS: Final = 16
+"""Of so many events it is remembered what they were, to be compared with the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +59,25 @@ class TopicKey:
     reader: Principal | None = None
 
 
-@dataclass(slots=True)
-class Tally:
-    """What was handed over since it was last looked at. Counted per push, not per recipient."""
-
-    delivered: int = 0
-    refused: int = 0
-
-
 class Topic:
     """One tape, live."""
 
+    __slots__ = (
+        "_doubt", "_epoch", "_fan_out", "_heard_to", "_held", "_marked", "_marks", "_max_event_bytes", "_offset",
+        "_position", "_readers", "_replays", "_seen", "_tail_end", "ahead", "begun", "bound", "denied", "final",
+        "groups", "heard", "key", "mixed", "owner", "pattern", "proven", "readable", "references", "repairing",
+        "stale", "tail", "turn",
+    )  # fmt: skip
+
     def __init__(
-        self, key: TopicKey, pattern: str, *, proven: bool, tail: Tail, max_event_bytes: int, tally: Tally
+        self, key: TopicKey, pattern: str, *, proven: bool, tail: Tail, max_event_bytes: int, fan_out: FanOut
     ) -> None:
         self.key = key
         self.pattern = pattern
         self.groups: dict[Form, Group] = {}
         self.tail = tail
+        self._position: Position | None = None
         self.position = Position("", 0)
-        """What all members have been handed. An empty epoch: the tape was not there yet."""
         self.begun = False
         """Whether `position` is known."""
         self.proven = proven
@@ -94,7 +85,14 @@ class Topic:
         self.readable = key.reader is None
         """Whether the tape may be read for the members: it exists and they may see it."""
         self.denied = False
-        """It turned out to be somebody else's: nothing is ever delivered."""
+        """It turned out to be somebody else's, or became so: nothing more is ever delivered."""
+        self.owner: str | None = None
+        """Whose events the members are given, once it is `bound`: those of another owner are never theirs."""
+        self.bound = False
+        self.ahead: int | None = None
+        """Where the log ended when live events were handed over that it does not have; else None."""
+        self.turn = 0
+        """Changes when the position was set by anything else than the next event."""
         self.final = False
         self.repairing = False
         """Somebody reads its log to bring it up to date."""
@@ -106,15 +104,33 @@ class Topic:
         """How many events of a job came without a position (see `settle`)."""
         self.references = 0
         """How many hold it (`Hub.hold`)."""
-        self._held: deque[tuple[int, TapeEvent]] = deque()
-        self._held_bytes = 0
-        self._spilled = False
+        self._held = Held()
         self._readers = 0
+        self._replays: set[Member] = set()
+        self._seen = 0
+        self._heard_to = 0
+        self._doubt: Doubt | None = None
+        self._marks = array("q", bytes(8 * MARKS))
+        self._marked = 0
         self._max_event_bytes = max_event_bytes
-        self._tally = tally
+        self._fan_out = fan_out
 
     def __repr__(self) -> str:
         return f"Topic({self.key.subject.kind} {self.key.subject.id} at {self.position})"
+
+    @property
+    def position(self) -> Position:
+        """What all members have been handed. An empty epoch: the tape was not there yet."""
+        position = self._position
+        if position is None:  # made when somebody asks, not for each event
+            position = self._position = Position(self._epoch, self._offset)
+        return position
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        self._position = position
+        self._epoch, self._offset = position.epoch, position.offset
+        self._tail_end = epoch_tail(position.epoch)
 
     @property
     def subject(self) -> Subject:
@@ -123,9 +139,11 @@ class Topic:
 
     # ---- events --------------------------------------------------------------------------------------------------
 
-    def begin(self, position: Position, *, final: bool, mixed: bool = False) -> bool:
-        """From here on. Returns whether the log has to be read (see `offer`)."""
+    def begin(self, position: Position, *, final: bool, mixed: bool = False, tape: Tape | None = None) -> bool:
+        """From here on; `tape` when it may be read for the members. Returns whether the log has to be read."""
         self.begun = True
+        if tape is not None:
+            self.bound, self.owner = True, tape.owner
         self.position = position
         self.final = final
         self.mixed = mixed
@@ -144,13 +162,15 @@ class Topic:
             if self.proven:
                 self._deliver(event)
             return False
+        if len(event.payload) > self._max_event_bytes:
+            return self.offer(_stand_in(event))
         if not self.begun:
             self.tail.add(event)
             return False
         if self.mixed:
             self.stale = True
             return True
-        if self._readers:
+        if self._readers or self._replays:
             self.tail.add(event)
         if not self.proven:
             self.tail.add(event)
@@ -160,25 +180,65 @@ class Topic:
             self.tail.add(event)
             return True
         if event.offset <= offset:
-            return False  # doubled, or late
+            return self._is_doubtful(event)
         if event.offset > offset + 1 or event.event_type == REPLACEMENT:
             self.tail.add(event)
             return True
         self.advance(event)
-        return False
+        self._heard_to = event.offset
+        return self.ahead is not None
+
+    def express(self, data: bytes) -> bool:
+        """A message of the bus as it came. True: it was the very next event, in our own form, and is handed over;
+        False: it has to be taken apart (`offer`).
+
+        The end of the message tells it, so nothing is parsed: a quote inside a JSON string is escaped.
+        """
+        if (
+            not self.begun
+            or not self.proven
+            or self.denied
+            or self.mixed
+            or self.ahead is not None
+            or self._readers
+            or self._replays
+            or len(data) > self._max_event_bytes
+        ):
+            return False
+        before = self._offset
+        offset = before + 1
+        tail = b',"offset":%d%b' % (offset, self._tail_end)
+        if not data.endswith(tail) or not data.startswith(_HEAD):
+            return False
+        event_type = EXPRESS_TYPES.get(data[_HEAD_BYTES : data.find(b'"', _HEAD_BYTES)])
+        if event_type is None:
+            return False
+        payload = data[_PREFIX_BYTES : -len(tail)]
+        if self._marked < MARKS:
+            self._marked += 1
+        self._marks[offset % MARKS] = hash(payload)
+        epoch = self._epoch
+        self._heard_to = self._offset = offset
+        self._position = None
+        is_output = event_type == NODE_OUTPUT
+        for group in tuple(self.groups.values()):
+            if is_output and not group.each:
+                continue
+            body = group.form.next_event(event_type, payload, offset, epoch, tail)
+            if body is not None:
+                self._fan_out.put(group, Push(body), (epoch, before), only_each=is_output)
+        return True
 
     def settle(self, heard: int) -> None:
         """The log has told whether the tape is mixed, after the first `heard` events without a position had come.
 
         Those of a mixed tape stand on it, and are delivered from there; others are nowhere else, and are now.
         """
-        while self._held and self._held[0][0] <= heard:
-            _, event = self._held.popleft()
-            self._held_bytes -= len(event.payload) + HELD_EVENT_BYTES
+        for event in self._held.take(heard):
             if not self.mixed:
                 self._deliver(event)
-        if self._spilled:
-            self._spilled = False
+        if self._held.spilled:
+            self._held.spilled = False
             if not self.mixed:
                 self.lose_unknown()
 
@@ -186,6 +246,11 @@ class Topic:
         """Hand over the event that comes next."""
         assert event.offset is not None
         before = self.position
+        if event.epoch != before.epoch:
+            self._turn_to(before)
+            self._seen = 0
+        self._marked = min(self._marked + 1, MARKS) if event.offset == before.offset + 1 else 1
+        self._marks[event.offset % MARKS] = hash(event.payload)
         self.position = Position(event.epoch or "", event.offset)
         self.final = self.final or event.final
         self._deliver(event, before)
@@ -203,9 +268,12 @@ class Topic:
         before = self.position
         if gap.last is not None:
             self.position = Position(before.epoch, gap.last)
+            self._marked = 0
         for group in tuple(self.groups.values()):
             # Who has no room for this reads the log later, finds the same gap there, and is told then.
-            self._hand(Push(group.form.gap(gap.first, gap.last, gap.epoch)), group.members(), before)
+            self._fan_out.put(
+                group, Push(group.form.gap(gap.first, gap.last, gap.epoch)), (before.epoch, before.offset)
+            )
 
     def lose_unknown(self) -> None:
         """Tell everybody that events may be gone, nobody knows which: there is no log to ask."""
@@ -214,13 +282,123 @@ class Topic:
     def move(self, position: Position) -> None:
         """The tape was born again: go on from here. Everybody is told."""
         self.lose(Gap(None if self.mixed else self.position.offset + 1, None, position.epoch))
-        self.position = position
-        self.final = False
+        self._turn_to(position)
+
+    def rewind(self, end: int) -> None:
+        """The log has lost its end, and ends here (or has gone on from here): go on from there. Everybody is told."""
+        for group in tuple(self.groups.values()):
+            self._fan_out.finish(group)  # so that who has no room stands on this side of it or on the other
+        self.lose_unknown()
+        for group in tuple(self.groups.values()):
+            self._fan_out.finish(group)
+        for member in tuple(self._replays):
+            member.rewound(end)
+        self.tail.clear()
+        self._turn_to(Position(self.position.epoch, min(self.position.offset, end)))
+
+    def run_ahead(self, end: int) -> None:
+        """The log ends here and says nothing about what is live beyond that, which is handed over next."""
+        self.ahead = end
+        self.turn += 1
 
     def too_large(self, offset: int | None = None, epoch: str | None = None) -> None:
         """Tell everybody that an event was too large to be carried."""
         for group in tuple(self.groups.values()):
-            self._hand(Push(group.form.too_large(offset, epoch)), group.members(), None)
+            self._fan_out.put(group, Push(group.form.too_large(offset, epoch)), None)
+
+    # ---- what the log says -----------------------------------------------------------------------------------------
+
+    @property
+    def top(self) -> int:
+        """The log had an event with this offset; so if it ends before it, it has lost its end."""
+        return max(self._seen, self.position.offset) if self.ahead is None else self.ahead
+
+    def saw(self, offset: int) -> None:
+        """Somebody has read this far in the log, in the topic's epoch."""
+        self._seen = max(self._seen, offset)
+
+    def ask(self) -> Asked:
+        """To be called before the log is asked what the tape is now; goes to `learn` with the answer."""
+        return Asked(self.turn, self.top)
+
+    def learn(self, tape: Tape, asked: Asked) -> bool:
+        """The log's answer, about a tape that may be read for the members or that was theirs.
+
+        False: it contradicts what was learnt since the question, and may be older than that. Ask again.
+        """
+        if self.denied:
+            return True
+        is_fresh = asked.turn == self.turn
+        if self.bound and tape.owner != self.owner:
+            if not is_fresh:
+                return False
+            if not self._change_owner(tape):
+                return True
+        self.bound, self.owner = True, tape.owner
+        if self.position.epoch == "":
+            self._turn_to(replace(self.position, epoch=tape.epoch))
+        elif self.position.epoch != tape.epoch:
+            if not is_fresh:
+                return False
+            self.move(Position(tape.epoch, max(0, tape.first_offset - 1)))
+        elif is_fresh:
+            self._compare(tape.offset, asked.top)
+        self.proven = self.readable = True
+        self.mixed = tape.mixed
+        if tape.mixed:
+            self.tail.clear()
+            if is_trimmed(tape, self.position):
+                self.lose_unknown()
+                self.position = replace(self.position, offset=tape.first_offset - 1)
+        return True
+
+    @property
+    def marked_after(self) -> int | None:
+        """From here to its position the topic can be compared with the log; None: not at all."""
+        if self.denied or self.mixed or self.ahead is not None or not self._marked:
+            return None
+        return self.position.offset - self._marked
+
+    def mark(self, offset: int) -> int | None:
+        """What the event with this offset was that was handed over, as a number; None: that is not known (any more)."""
+        if self.mixed or not self.position.offset - self._marked < offset <= self.position.offset:
+            return None
+        return self._marks[offset % MARKS]
+
+    def compare(self, events: Iterable[TapeEvent]) -> None:
+        """The log has these. Where that is not what was handed over, everybody is told, and gets what the log has."""
+        for event in events:
+            mark = None if event.offset is None else self.mark(event.offset)
+            if mark is not None and event.offset is not None and self._is_other(event, mark):
+                self.rewind(event.offset - 1)
+                return
+
+    def denies(self, events: Iterable[TapeEvent], doubt: Doubt) -> bool:
+        """The log has these; whether what was handed over where there is doubt is something else."""
+        for event in events:
+            if event.offset == doubt.offset and doubt.mark is not None:
+                return self._is_other(event, doubt.mark)
+        return False
+
+    def take_doubt(self) -> Doubt | None:
+        """What came that cannot be if all that was handed over is what the log has. Once."""
+        doubt, self._doubt = self._doubt, None
+        return doubt
+
+    def strays(self) -> bool:
+        """There is no tape: take away what nobody can say whose it is. Returns whether there was anything.
+
+        A channel that names its user proves what comes on it, and an epoch proves what has been bound to it.
+        """
+        if self.subject.channel_proves_owner or not self.bound:
+            return False
+        mine = [event for event in self.tail if event.epoch == self.position.epoch]
+        found = len(mine) < len(self.tail) or bool(self._held)
+        self.tail.clear()
+        for event in mine:
+            self.tail.add(event)
+        self._held.clear()
+        return found
 
     # ---- members -------------------------------------------------------------------------------------------------
 
@@ -230,8 +408,8 @@ class Topic:
             return False
         group = self.groups.get(form)
         if group is None:
-            group = self.groups[form] = Group(form)
-        (group.each if member.each else group.plain).add(member)
+            group = self.groups[form] = Group(form, self._drop)
+        self._fan_out.join(group, member)
         if self.final:
             member.finished()
         return True
@@ -240,68 +418,128 @@ class Topic:
         """No longer live. Unknown members are ignored."""
         group = self.groups.get(form)
         if group is not None:
-            group.plain.discard(member)
-            group.each.discard(member)
-            if not group.plain and not group.each:
-                del self.groups[form]
+            self._fan_out.leave(group, member)
+            if group.is_empty:
+                self.groups.pop(form, None)
 
-    def start_reading(self) -> None:
-        """Somebody reads the log: keep live events until `stop_reading`."""
-        self._readers += 1
+    def shift(self, member: Member, form: Form) -> None:
+        """Its straight way has come or gone (`Member.writer`)."""
+        group = self.groups.get(form)
+        if group is not None:
+            self._fan_out.shift(group, member)
 
-    def stop_reading(self) -> None:
-        """The twin of `start_reading`."""
-        self._readers -= 1
-        self._drop_tail()
+    def start_reading(self, member: Member | None = None) -> None:
+        """Somebody reads the log: keep live events until `stop_reading`. A member that does is told of rewinds."""
+        if member is None:
+            self._readers += 1
+        else:
+            self._replays.add(member)
+
+    def stop_reading(self, member: Member | None = None) -> None:
+        """The twin of `start_reading`. For a member idempotent."""
+        if member is None:
+            self._readers -= 1
+        else:
+            self._replays.discard(member)
+        if self._readers == 0 and not self._replays:
+            self.tail.clear()
+
+    def handed(self, form: Form) -> Position:
+        """What the live members of this form have certainly been handed, as far as the log has it."""
+        group = self.groups.get(form)
+        before = None if group is None else self._fan_out.before(group)
+        position = self.position if before is None else before
+        if self.ahead is not None and position.offset > self.ahead:
+            return replace(position, offset=self.ahead)
+        return position
 
     def push_of(self, event: TapeEvent, form: Form) -> Push | None:
         """What leaves for this event in this form; None when nothing does."""
         if len(event.payload) > self._max_event_bytes or event.event_type == REPLACEMENT:
             return Push(form.too_large(event.offset, event.epoch, mixed=event.mixed))
-        data = form.event(event)
+        data = form.shortened(event) if event.shortened else form.event(event)
         return None if data is None else Push(data)
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _is_other(self, event: TapeEvent, mark: int) -> bool:
+        """Of what is too large only a part was handed over, which tells nothing."""
+        return len(event.payload) <= self._max_event_bytes and mark != hash(event.payload)
 
     def _hold(self, event: TapeEvent) -> None:
         """An event of a job without a position: either it is on no tape, or on one that has become mixed."""
         self.stale = True
         self.heard += 1
-        if not self.proven or self.mixed:
-            return
-        self._held.append((self.heard, event))
-        self._held_bytes += len(event.payload) + HELD_EVENT_BYTES
-        while self._held_bytes > MAX_HELD_BYTES and len(self._held) > 1:
-            _, oldest = self._held.popleft()
-            self._held_bytes -= len(oldest.payload) + HELD_EVENT_BYTES
-            self._spilled = True
+        if self.proven and not self.mixed:
+            self._held.add(self.heard, event)
 
-    def _drop_tail(self) -> None:
-        if self._readers == 0:
+    def _is_doubtful(self, event: TapeEvent) -> bool:
+        """Whether an event at a position that has been passed may be more than doubled or late: when the log has lost
+        its end and counts on from there, numbers come again with other events."""
+        assert event.offset is not None
+        if self.ahead is not None:
+            return True
+        is_late = event.offset > self._heard_to  # the log was quicker
+        self._heard_to = max(self._heard_to, event.offset)
+        mark = self.mark(event.offset)
+        if event.event_type == REPLACEMENT or (is_late if mark is None else mark == hash(event.payload)):
+            return False
+        doubt, known = Doubt(event.offset, mark), self._doubt
+        if known is None or (mark is None, event.offset) < (known.mark is None, known.offset):
+            self._doubt = doubt  # one that can be compared goes before
+        self.stale = True
+        return True
+
+    def _compare(self, end: int, top: int) -> None:
+        """The log ends here, after it had an event at `top`."""
+        if self.ahead is not None:
+            if end != self.ahead:
+                self.rewind(min(end, self.ahead))
+        elif end < top:
+            self.rewind(end if self._doubt is None else min(end, self._doubt.offset - 1))
+
+    def _turn_to(self, position: Position) -> None:
+        self.position = position
+        self.final = False
+        self.ahead = self._doubt = None
+        self._seen = position.offset
+        self._heard_to = self._marked = 0
+        self.turn += 1
+
+    def _change_owner(self, tape: Tape) -> bool:
+        """What nobody owned has been claimed (some may stay), or the tape was lost and its name taken by another."""
+        is_claimed = self.owner is None and tape.epoch == self.position.epoch and not self.subject.channel_proves_owner
+        self.turn += 1
+        if not is_claimed:
+            self.denied = True
             self.tail.clear()
+            self._held.clear()
+        for group in tuple(self.groups.values()):
+            self._fan_out.finish(group)  # that is theirs
+        members = {member for group in self.groups.values() for member in group.members()}
+        for member in members | self._replays:
+            if not is_claimed or not member.may_stay(tape):
+                member.withdrawn()
+        return is_claimed
 
-    def _deliver(self, event: TapeEvent, before: Position | None = None) -> None:
+    def _deliver(self, event: TapeEvent, position: Position | None = None) -> None:
+        before = None if position is None else (position.epoch, position.offset)
         is_output = event.event_type == NODE_OUTPUT
         for group in tuple(self.groups.values()):
-            if is_output and not group.each:
+            if is_output and not group.each and not event.final:
                 continue
             push = self.push_of(event, group.form)
-            if push is not None:
-                self._hand(push, group.each, before)
-                if not is_output:
-                    self._hand(push, group.plain, before)
-            if event.final:
-                for member in group.members():
-                    member.finished()
+            if push is not None or event.final:
+                self._fan_out.put(group, push, before, only_each=is_output, final=event.final)
 
-    def _hand(self, push: Push, members: Collection[Member], before: Position | None) -> None:
-        """The hot path. `before` is where those who refuse go on reading later; None for what is not on the tape."""
-        refused = [member for member in members if not member.put(push)]
-        self._tally.delivered += len(members) - len(refused)
-        if refused:
-            self._tally.refused += len(refused)
-            if before is not None:
-                for member in refused:
-                    for form in tuple(self.groups):
-                        self.leave(member, form)
-                    member.fell_behind(before)
+    def _drop(self, member: Member) -> None:
+        """It has no room: it reads the log by itself from now on."""
+        for form, group in tuple(self.groups.items()):
+            group.discard(member)
+            if group.is_empty:
+                del self.groups[form]
+
+
+def _stand_in(event: TapeEvent) -> TapeEvent:
+    """What waits in place of an event that is too large: it is read from the log, whose reader cuts it off the loop."""
+    return TapeEvent(REPLACEMENT, b"", event.offset, event.epoch, event.final)

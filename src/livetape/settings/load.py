@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -28,8 +29,11 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Names of the seed, read when ours are not set."""
 
-SECRET_FIELDS: Final = ("jwt_verify_key",)
+SECRET_FIELDS: Final = ("jwt_verify_key", "bus", "log", "ephemeral")
 """Fields that may also be given as `<NAME>_FILE`, the path of a mounted secret."""
+
+REDIS_VARIABLES: Final = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")
+"""Names of the seed: the Redis of a process that has to have one and was told of none in our names."""
 
 Overrides: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = dict[str, tuple[Any, str]]
@@ -51,10 +55,13 @@ def load_settings(
     *,
     config: Path | None = None,
     strict: bool = False,
+    redis: bool = False,
 ) -> Loaded:
     """Build the settings: flags (`{field path: value}`, None: not given) > environment > file > defaults.
 
     The file is `config`, else `LIVETAPE_CONFIG`, else `livetape.toml` in `cwd`. `strict` refuses unknown names.
+    `redis`: the process has to have a Redis; where no URL is set, `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD` are
+    read.
 
     Raises:
         ConfigError: with `because`, `set_by` and `fix`.
@@ -65,6 +72,8 @@ def load_settings(
     values.update(_from_file(_find_file(config, environ, cwd), known, warnings))
     values.update(_from_environment(environ, known, warnings))
     values.update({path: (value, f"--{path.replace('_', '-')}") for path, value in flags.items() if value is not None})
+    if redis and not {"bus", "log"} & values.keys():
+        values.update(_seed_redis(environ))
     if strict and warnings:
         raise ConfigError(warnings[0], because="unknown settings are refused here", fix="remove or correct the name")
     try:
@@ -158,6 +167,16 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, FieldInfo]
         else:
             values[found] = (_value(text, known[found]), f"{name} in the environment")
     return values
+
+
+def _seed_redis(environ: Mapping[str, str]) -> Values:
+    host, port, password = (environ.get(name, "") for name in REDIS_VARIABLES)
+    if not host and not port:
+        return {}
+    login = f":{quote(password, safe='')}@" if password else ""
+    host = f"[{host}]" if ":" in host else host or "localhost"
+    names = ", ".join(name for name in REDIS_VARIABLES if environ.get(name))
+    return {"bus": (f"redis://{login}{host}:{port or 6379}/0", f"{names} in the environment")}
 
 
 def _read_secret(file: Path, variable: str) -> str:

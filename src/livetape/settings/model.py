@@ -14,9 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 
 from livetape.errors import ConfigError
 
-EMBEDDED_SCHEMES: dict[str, tuple[str, ...]] = {
-    "bus": ("memory",),
-    "log": ("sqlite",),
+REDIS_SCHEMES: tuple[str, ...] = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+SCHEMES: dict[str, tuple[str, ...]] = {
+    "bus": ("memory", *REDIS_SCHEMES),
+    "log": ("sqlite", *REDIS_SCHEMES),
+    "ephemeral": ("memory", *REDIS_SCHEMES),
     "queue": ("sqlite",),
     "store": ("sqlite",),
     "files": ("file",),
@@ -27,7 +38,7 @@ DISTRIBUTED_SCHEMES = frozenset({"redis", "rediss", "postgresql", "postgres", "a
 
 MIN_KEY_BYTES = 32
 
-BlockSource = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -64,9 +75,30 @@ class GatewaySettings(Section):
     keepalive_seconds: Positive = Field(15.0, description="A comment on an event stream silent for so long.")
     replay_chunk_bytes: Count = Field(262_144, description="About as much is read from a tape at once.")
     replay_chunk_events: int = Field(256, ge=1, le=1_000, description="Events read from a tape at once.")
+    replay_cache_bytes: Count = Field(
+        16 * 1024 * 1024, description="Bytes of tapes, kept for a moment for all who read the same."
+    )
+    sweep_seconds: Positive = Field(25.0, description="Quiet tapes are compared with the log this often.")
     tail_max_events: Count = Field(1_024, description="Live events kept for those who are still reading a tape.")
     tail_max_bytes: Count = Field(4 * 1024 * 1024, description="Bytes of live events kept for them.")
-    max_event_bytes: Count = Field(16 * 1024 * 1024, description="A larger event is told as an error instead.")
+    max_event_bytes: Count = Field(16 * 1024 * 1024, description="A larger event is shortened, or told as an error.")
+    stop_seconds: Positive = Field(3.0, description="An engine has so long to answer a stop over a socket.")
+    drain_seconds: Seconds | None = Field(
+        None,
+        description="A stop takes so long to send sockets elsewhere. None: 20 for `serve`, 1 for `up`.",
+    )
+    ticket_seconds: Positive = Field(30.0, description="A ticket opens a socket for so long, once.")
+    tickets_per_user: Count = Field(100, description="Tickets of one user within `ticket_seconds`; not with auth off.")
+    longest_token_seconds: Positive = Field(
+        400 * 86_400.0, description="No token lives longer: so long revoked users are remembered."
+    )
+    compression: bool = Field(
+        False, description="Compress messages for clients that offer it (permessage-deflate); costs memory and time."
+    )
+    compat_resume: bool = Field(
+        True, description="Sockets of pages that do not subscribe again go on where the last one was."
+    )
+    compat_resume_seconds: Positive = Field(120.0, description="What such a page watched is kept for so long.")
     jobs_unowned: Literal["admin", "any_user"] = Field(
         "admin", description="Who may read job tapes that have no owner."
     )
@@ -109,8 +141,13 @@ class Settings(Section):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8420, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(Path(".livetape"), description="Folder of the database, the secret and `files/`.")
-    bus: str | None = Field(None, description="URL of the event bus. None: memory://.")
-    log: str | None = Field(None, description="URL of the event log. None: the database in the data folder.")
+    bus: str | None = Field(None, description="URL of the event bus. None: that of a Redis log, else memory://.")
+    log: str | None = Field(
+        None, description="URL of the event log. None: that of a Redis bus, else the database in the data folder."
+    )
+    ephemeral: str | None = Field(
+        None, description="URL of tickets and revocations. None: that of a Redis bus, else the database."
+    )
     queue: str | None = Field(None, description="URL of the queue. None: the database in the data folder.")
     store: str | None = Field(None, description="URL of the store. None: the database in the data folder.")
     files: str | None = Field(None, description="URL of the file store. None: `files/` in the data folder.")
@@ -136,15 +173,39 @@ class Settings(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
-    blocks: tuple[BlockSource, ...] = Field((), description="More blocks: `module:function`, which returns them.")
+    error_hook: FunctionName | None = Field(
+        None, description="`module:function`, told of errors that nobody foresaw: `function(exception, context)`."
+    )
+    blocks: tuple[FunctionName, ...] = Field((), description="More blocks: `module:function`, which returns them.")
     gateway: GatewaySettings = Field(GatewaySettings(), description="The WebSocket and SSE gateway.")
     engine: EngineSettings = Field(EngineSettings(), description="Running graphs.")
 
     @property
     def database_path(self) -> Path:
         """The SQLite file of store, queue and log."""
-        url = self.store or self.queue or self.log
+        log = self.log if self.log and not is_redis(self.log) else None
+        url = self.store or self.queue or log
         return sqlite_path(url) if url else self.data_dir / "livetape.db"
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether events go over Redis, where other processes see them."""
+        return is_redis(self.bus_url)
+
+    @property
+    def bus_url(self) -> str:
+        """Where events are carried live."""
+        return self.bus or (self.log if is_redis(self.log) else None) or "memory://"
+
+    @property
+    def log_url(self) -> str | None:
+        """Where tapes are read; None: the database."""
+        return self.log or (self.bus_url if self.is_distributed else None)
+
+    @property
+    def ephemeral_url(self) -> str | None:
+        """Where tickets and revocations are; None: in the database."""
+        return self.ephemeral or (self.bus_url if self.is_distributed else None)
 
     @property
     def files_dir(self) -> Path:
@@ -163,9 +224,10 @@ class Settings(Section):
 
     def model_post_init(self, _context: Any, /) -> None:
         """The rules between settings that a single field cannot state."""
-        for port, schemes in EMBEDDED_SCHEMES.items():
+        for port, schemes in SCHEMES.items():
             check_url(port, getattr(self, port), schemes)
-        paths = {sqlite_path(url) for url in (self.store, self.queue, self.log) if url}
+        self._check_pairs()
+        paths = {sqlite_path(url) for url in (self.store, self.queue, self.log) if url and not is_redis(url)}
         if len(paths) > 1:
             raise ConfigError(
                 "store, queue and log must be one SQLite file",
@@ -197,6 +259,30 @@ class Settings(Section):
                 fix="set LIVETAPE_JWT_VERIFY_KEY to the PEM public key, or LIVETAPE_JWT_SIGN_ALGORITHM=HS256",
             )
 
+    def _check_pairs(self) -> None:
+        """Adapters that cannot keep the promises together."""
+        if self.is_distributed and not is_redis(self.log_url):
+            raise ConfigError(
+                "a Redis bus needs a Redis log",
+                because="other processes would hear of events that they can never read again",
+                set_by="bus, log",
+                fix="unset LIVETAPE_LOG: it follows from LIVETAPE_BUS",
+            )
+        if is_redis(self.log) and not self.is_distributed:
+            raise ConfigError(
+                "a Redis log needs a Redis bus",
+                because="memory:// ends with this process: others could read events, and never hear of them",
+                set_by="bus, log",
+                fix="unset LIVETAPE_BUS: it follows from LIVETAPE_LOG",
+            )
+        if self.is_distributed and not is_redis(self.ephemeral_url):
+            raise ConfigError(
+                "a Redis bus needs tickets and revocations in Redis",
+                because="a ticket of one process would be unknown to the next, and a token revoked in one only",
+                set_by="bus, ephemeral",
+                fix="unset LIVETAPE_EPHEMERAL: it follows from LIVETAPE_BUS",
+            )
+
 
 def check_url(port: str, url: str | None, schemes: tuple[str, ...]) -> None:
     """Refuse an adapter that this version does not have."""
@@ -217,10 +303,10 @@ def check_url(port: str, url: str | None, schemes: tuple[str, ...]) -> None:
     names = ", ".join(f"{name}://" for name in schemes)
     if scheme.partition("+")[0] in DISTRIBUTED_SCHEMES:
         raise ConfigError(
-            f"{port}: this version runs embedded; {scheme}:// is not there yet",
-            because=f"the only adapter of {port} in this version is {names}",
+            f"{port}: {scheme}:// is not there yet",
+            because=f"{port} has {names} in this version",
             set_by=port,
-            fix=f"unset {variable}: everything then runs in this process",
+            fix=f"unset {variable}: the embedded one is then used",
         )
     raise ConfigError(
         f"{port}: no adapter for {scheme + '://' if scheme else 'this value'}",
@@ -233,6 +319,11 @@ def check_url(port: str, url: str | None, schemes: tuple[str, ...]) -> None:
 def sqlite_path(url: str) -> Path:
     """`sqlite:///relative` and `sqlite:////absolute`."""
     return Path(unquote(url.removeprefix("sqlite:///")))
+
+
+def is_redis(url: str | None) -> bool:
+    """Whether this is the URL of a Redis, which several processes share."""
+    return url is not None and url.partition("://")[0] in REDIS_SCHEMES
 
 
 def is_loopback(host: str) -> bool:

@@ -24,14 +24,22 @@ def read_or_create_secret(data_dir: Path) -> str:
     try:
         if not path.exists():
             _create(path)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+    return read_secret(data_dir)
+
+
+def read_secret(data_dir: Path) -> str:
+    """The secret of this data folder.
+
+    Raises:
+        ConfigError: it cannot be read, or it is too short to be one.
+    """
+    path = data_dir / SECRET_FILE
+    try:
         secret = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(
-            f"cannot use the secret {path}",
-            because=str(exc),
-            set_by="data_dir",
-            fix=f"make {data_dir} writable for this user, or choose another with --data-dir",
-        ) from exc
+        raise _unusable(path, exc) from exc
     if len(secret) < MIN_SECRET_CHARS:
         raise ConfigError(
             f"the secret {path} is not one",
@@ -40,6 +48,15 @@ def read_or_create_secret(data_dir: Path) -> str:
             fix=f"restore it, or remove {path}: a new one is made, and tokens made before are refused",
         )
     return secret
+
+
+def _unusable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"cannot use the secret {path}",
+        because=str(error),
+        set_by="data_dir",
+        fix=f"make {path.parent} writable for this user, or choose another with --data-dir",
+    )
 
 
 def signing_key(settings: Settings) -> str:

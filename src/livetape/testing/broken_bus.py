@@ -8,18 +8,34 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.bus import Bus, BusMessage, Sink, Subscription
 from livetape.events.channel import is_pattern, matches
 
 
 class SoftSubscription(Subscription):
     """A small, plain subscription whose steps can be overridden."""
 
-    def __init__(self, bus: SoftBus) -> None:
+    def __init__(self, bus: SoftBus, sink: Sink | None = None) -> None:
         self.bus = bus
+        self.sink = sink
         self.patterns: list[str] = []
         self.queue: asyncio.Queue[BusMessage | None] = asyncio.Queue()
+        self.batch: list[BusMessage] = []
         self.closed = False
+
+    def put(self, message: BusMessage) -> None:
+        """Let it wait: for the reader, or for the next turn of the loop."""
+        if self.sink is None:
+            self.queue.put_nowait(message)
+            return
+        if not self.batch:
+            asyncio.get_running_loop().call_soon(self.hand_over, self.sink)
+        self.batch.append(message)
+
+    def hand_over(self, sink: Sink) -> None:
+        batch, self.batch = self.batch, []
+        if not self.closed:
+            sink(batch)
 
     async def add(self, *patterns: str) -> None:
         self.patterns += [pattern for pattern in patterns if pattern not in self.patterns]
@@ -51,7 +67,7 @@ class SoftBus(MemoryBus):
 
     def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
         for message in messages:
-            subscription.queue.put_nowait(message)
+            subscription.put(message)
 
     async def publish(self, channel: str, data: bytes) -> int:
         await super().publish(channel, data)
@@ -60,9 +76,9 @@ class SoftBus(MemoryBus):
             self.deliver(subscription, [BusMessage(channel, data)])
         return len(found)
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
         await (await super().subscribe()).close()  # refuses when the bus is closed
-        subscription = self.subscription_class(self)
+        subscription = self.subscription_class(self, sink)
         await subscription.add(*patterns)
         self.all.append(subscription)
         return subscription
@@ -156,8 +172,8 @@ class Remembers(SoftBus):
         self.kept[channel] = BusMessage(channel, data)
         return await super().publish(channel, data)
 
-    async def subscribe(self, *patterns: str) -> Subscription:
-        subscription = await super().subscribe(*patterns)
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
+        subscription = await super().subscribe(*patterns, sink=sink)
         assert isinstance(subscription, SoftSubscription)
         self.deliver(subscription, [m for c, m in self.kept.items() if any(matches(p, c) for p in patterns)])
         return subscription
@@ -219,8 +235,8 @@ class StopsAtTheFirst(SoftBus):
 class LosesSilently(MemoryBus):
     """Bounded, but without a marker where messages were lost."""
 
-    async def subscribe(self, *patterns: str) -> Subscription:
-        return _WithoutMarkers(await super().subscribe(*patterns))
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
+        return _WithoutMarkers(await super().subscribe(*patterns, sink=sink))
 
 
 class _WithoutMarkers(Subscription):
@@ -266,6 +282,133 @@ class GoesOnAfterClose(SoftBus):
         return await super().publish(channel, data)
 
 
+class _LateSink(SoftSubscription):
+    async def add(self, *patterns: str) -> None:
+        if self.sink is None:
+            await super().add(*patterns)
+        else:
+            asyncio.get_running_loop().call_soon(self.patterns.extend, patterns)
+
+
+class ListensLateForSinks(SoftBus):
+    """With a sink, `subscribe` returns before the bus delivers."""
+
+    subscription_class = _LateSink
+
+
+class _TurnedRound(SoftSubscription):
+    def hand_over(self, sink: Sink) -> None:
+        self.batch.reverse()
+        super().hand_over(sink)
+
+
+class HandsOverBackwards(SoftBus):
+    """The newest of a batch comes first."""
+
+    subscription_class = _TurnedRound
+
+
+class _WithoutTheLast(SoftSubscription):
+    def hand_over(self, sink: Sink) -> None:
+        if len(self.batch) > 1:
+            self.batch.pop()
+        super().hand_over(sink)
+
+
+class LosesTheLastOfABatch(SoftBus):
+    """Of several that come together the last is lost."""
+
+    subscription_class = _WithoutTheLast
+
+
+class SinkOncePerPattern(OncePerPattern):
+    """A sink gets a message as often as there are patterns that match it."""
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        if subscription.sink is None:
+            SoftBus.deliver(self, subscription, messages)
+        else:
+            super().deliver(subscription, messages)
+
+
+class _EachAlone(SoftSubscription):
+    def hand_over(self, sink: Sink) -> None:
+        batch, self.batch = self.batch, []
+        for message in batch:
+            if not self.closed:
+                sink([message])
+
+
+class HandsOverEachAlone(SoftBus):
+    """A call for each message."""
+
+    subscription_class = _EachAlone
+
+
+class CountsNoSink(SoftBus):
+    """`publish` does not count who listens with a sink."""
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        count = await super().publish(channel, data)
+        sinks = [s for s in self.all if s.sink is not None and any(matches(pattern, channel) for pattern in s.patterns)]
+        return count - len(sinks)
+
+
+class _StickySink(SoftSubscription):
+    async def remove(self, *patterns: str) -> None:
+        if self.sink is None:
+            await super().remove(*patterns)
+
+
+class ForgetsRemoveForSinks(SoftBus):
+    """A sink goes on to get what was removed."""
+
+    subscription_class = _StickySink
+
+
+class _ToBoth(SoftSubscription):
+    def put(self, message: BusMessage) -> None:
+        super().put(message)
+        if self.sink is not None:
+            self.queue.put_nowait(message)
+
+
+class YieldsBesideTheSink(SoftBus):
+    """The subscription yields what the sink was given."""
+
+    subscription_class = _ToBoth
+
+
+class _LastWords(SoftSubscription):
+    async def close(self) -> None:
+        if self.sink is not None and not self.closed:
+            last = [BusMessage("suite/a", b"last words")]
+            asyncio.get_running_loop().call_soon(self.sink, last)
+        await super().close()
+
+
+class CallsAfterClose(SoftBus):
+    """A sink is called once more when its subscription is closed already."""
+
+    subscription_class = _LastWords
+
+    async def close(self) -> None:
+        for subscription in self.all:
+            subscription.sink = None
+        await super().close()
+
+
+class CallsAfterTheEnd(SoftBus):
+    """A sink is called once more when the bus is closed already."""
+
+    async def close(self) -> None:
+        for subscription in self.all:
+            if subscription.sink is not None and not subscription.closed:
+                last = [BusMessage("suite/a", b"last words")]
+                asyncio.get_running_loop().call_soon(subscription.sink, last)
+        await super().close()
+
+
 BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
     LosesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
     DoublesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
@@ -285,5 +428,15 @@ BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
     Unbounded: "test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker",
     NeverEnds: "test_closing_a_subscription_ends_its_iteration",
     GoesOnAfterClose: "test_a_closed_bus_refuses",
+    ListensLateForSinks: "test_a_sink_gets_what_is_published_after_subscribe_and_add_returned",
+    HandsOverBackwards: "test_a_sink_gets_the_messages_of_a_channel_in_order",
+    LosesTheLastOfABatch: "test_for_a_sink_nothing_is_lost_or_doubled",
+    SinkOncePerPattern: "test_a_sink_gets_a_message_once_even_when_several_patterns_match",
+    HandsOverEachAlone: "test_a_sink_gets_what_comes_together_in_one_call",
+    CountsNoSink: "test_a_sink_counts_as_one_who_listens",
+    ForgetsRemoveForSinks: "test_a_sink_hears_nothing_of_a_removed_channel",
+    YieldsBesideTheSink: "test_a_subscription_with_a_sink_yields_nothing_and_ends_when_closed",
+    CallsAfterClose: "test_a_sink_is_not_called_after_its_subscription_is_closed",
+    CallsAfterTheEnd: "test_a_sink_is_not_called_after_the_bus_is_closed",
 }
 """Every one fails `BusSuite`, at least in the case that is named here."""

@@ -224,14 +224,14 @@ class NoPosition(SoftRecorder):
     """The bus copy has neither offset nor epoch."""
 
     def envelope(self, event: NewEvent, position: Position, live: Live) -> Envelope:
-        return replace(super().envelope(event, position, live), offset=None, epoch=None)
+        return super().envelope(event, position, live)._replace(offset=None, epoch=None)
 
 
 class WrongEpoch(SoftRecorder):
     """The bus copy has an epoch of its own."""
 
     def envelope(self, event: NewEvent, position: Position, live: Live) -> Envelope:
-        return replace(super().envelope(event, position, live), epoch="other")
+        return super().envelope(event, position, live)._replace(epoch="other")
 
 
 class Reformats(SoftRecorder):
@@ -242,9 +242,9 @@ class Reformats(SoftRecorder):
 
         made = super().envelope(event, position, live)
         try:
-            return replace(made, payload=to_json(from_json(made.payload)))
+            return made._replace(payload=to_json(from_json(made.payload)))
         except ValueError:
-            return replace(made, payload=b"{}")
+            return made._replace(payload=b"{}")
 
 
 class SortsJobs(SoftRecorder):
@@ -264,7 +264,7 @@ class ForgetsTheEnd(SoftRecorder):
     """The bus copy of the last event is not marked."""
 
     def envelope(self, event: NewEvent, position: Position, live: Live) -> Envelope:
-        return replace(super().envelope(event, position, live), final=False)
+        return super().envelope(event, position, live)._replace(final=False)
 
 
 class CountsNobody(SoftRecorder):
@@ -430,7 +430,7 @@ class ForgetsTheRest(SoftRecorder):
     """Nothing stands beside the payload but the position."""
 
     def envelope(self, event: NewEvent, position: Position, live: Live) -> Envelope:
-        return replace(super().envelope(event, position, live), lossy=False, traceparent=None)
+        return super().envelope(event, position, live)._replace(lossy=False, traceparent=None)
 
 
 class ClosesAll(SoftRecorder):

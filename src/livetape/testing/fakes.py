@@ -175,8 +175,13 @@ class ManualClock:
             if not woken.done():
                 woken.set_result(None)
 
-    async def sleeper(self) -> None:
-        """Wait until somebody sleeps."""
-        while not any(not woken.done() for _, _, woken in self._sleepers):
+    @property
+    def sleeping(self) -> int:
+        """How many sleep."""
+        return sum(not woken.done() for _, _, woken in self._sleepers)
+
+    async def sleeper(self, beside: int = 0) -> None:
+        """Wait until somebody sleeps, beside so many who always do."""
+        while self.sleeping <= beside:
             self._changed.clear()
             await self._changed.wait()

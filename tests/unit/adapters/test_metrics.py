@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from livetape.adapters.prometheus.metrics import KEPT_DURATIONS, PrometheusMetrics
 
 
@@ -39,3 +41,15 @@ def test_durations_are_all_there_even_if_nobody_looks() -> None:
     assert found['lt_step_seconds_count{step="x"}'] == KEPT_DURATIONS + 5
     assert found['lt_step_seconds_bucket{le="0.001",step="x"}'] == 0
     assert found['lt_step_seconds_bucket{le="0.005",step="x"}'] == KEPT_DURATIONS + 5
+
+
+def test_figures_of_one_of_several_workers_say_whose_they_are() -> None:
+    metrics = PrometheusMetrics("ns", worker="3")
+    metrics.count("a_total", 2)
+    metrics.gauge("b", 1, kind="x{y} z")
+    lines = metrics.render()[0].decode().splitlines()
+    assert 'ns_a_total{worker="3"} 2.0' in lines
+    assert 'ns_b{worker="3",kind="x{y} z"} 1.0' in lines
+    assert "# TYPE ns_b gauge" in lines
+    families = {family.name: family for family in text_string_to_metric_families("\n".join(lines) + "\n")}
+    assert all(sample.labels["worker"] == "3" for family in families.values() for sample in family.samples)

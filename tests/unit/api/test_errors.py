@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from livetape import errors
+from livetape.api.bodies import ErrorBody
 from livetape.api.errors import RULES, problem_of
-from livetape.api.models import ErrorBody
 from unit.api.fakes import World, bearer, graph
 
 Client = httpx2.AsyncClient

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from livetape.gateway.asyncapi import asyncapi_route
+from livetape.gateway.options import GatewayOptions
 from unit.api.fakes import World
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
@@ -52,3 +54,12 @@ def test_errors_and_sign_in_are_described(world: World) -> None:
 
 async def test_it_is_served(world: World, stranger: Any) -> None:
     assert (await stranger.get("/openapi.json")).json() == json.loads(json.dumps(world.app.openapi()))
+
+
+async def test_the_description_of_the_socket_is_served_beside_it(connected: Any) -> None:
+    async with connected(World(routes=[asyncapi_route(GatewayOptions(), version="1")])) as stranger:
+        answer = await stranger.get("/asyncapi.json")
+        refused = await stranger.post("/asyncapi.json")
+    assert (answer.status_code, answer.json()["asyncapi"]) == (200, "3.0.0")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (refused.status_code, refused.json()["code"]) == (405, "method_not_allowed")

@@ -139,9 +139,27 @@ def test_doctor_of_a_sound_database(call: Call, tmp_path: Path) -> None:
 
 
 def test_doctor_with_a_wrong_setting(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIVETAPE_BUS", "redis://h")
+    monkeypatch.setenv("LIVETAPE_BUS", "amqp://h")
     code, found = statuses(call)
     assert (code, found["settings"]) == (1, "fail")
+
+
+def test_doctor_asks_the_redis_of_the_settings(
+    call: Call, monkeypatch: pytest.MonkeyPatch, redis_url: str, free_port: int
+) -> None:
+    assert statuses(call)[1]["bus"] == "ok"
+    monkeypatch.setenv("LIVETAPE_BUS", redis_url)
+    assert statuses(call)[1]["bus"] == "ok"
+    monkeypatch.setenv("LIVETAPE_LOG", f"redis://:hidden@127.0.0.1:{free_port}")
+    assert statuses(call)[1]["bus"] == "fail"
+    assert "hidden" not in call("doctor").out
+
+
+def test_config_show_hides_the_password_in_a_url(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVETAPE_BUS", "redis://name:secret@h:1/0")
+    shown = call("config", "show").out
+    assert "secret" not in shown
+    assert "redis://name:**********@h:1/0" in shown
 
 
 def test_doctor_with_a_file_for_a_data_folder(call: Call, tmp_path: Path) -> None:
@@ -149,7 +167,7 @@ def test_doctor_with_a_file_for_a_data_folder(call: Call, tmp_path: Path) -> Non
     assert statuses(call, "--data-dir", "file")[1]["data folder"] == "fail"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "settings.md", "errors.md"])
+@pytest.mark.parametrize("name", ["cli.md", "settings.md", "errors.md", "metrics.md"])
 def test_the_reference_pages_are_fresh(name: str) -> None:
     found = (ROOT / "docs" / "reference" / name).read_text("utf-8")
     assert found == reference.pages()[name], "write them anew: .venv/bin/python -m livetape.cli.reference"

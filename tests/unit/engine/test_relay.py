@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livetape.adapters.memory.bus import MemoryBus
+from livetape.engine.outlets import BusOutlet, LiveMessages
 from livetape.engine.relay import Relay
 from livetape.errors import BusUnavailableError
 from livetape.events.bus import Subscription
 from livetape.events.channel import graph_tape
-from livetape.events.codec import Envelope, split
+from livetape.events.codec import DEFAULT_MAX_MESSAGE_BYTES, Envelope, split
 from livetape.events.executions import ExecutionStatus, GraphExecutionEvent, NodeExecutionEvent
 from livetape.events.log import NewEvent
 from livetape.observability import NoMetrics
@@ -54,7 +55,11 @@ class Stage:
         self.bus = MemoryBus()
         self.log = FakeLog()
         self.marks = marks or Marks()
-        self.relay = Relay(bus=self.bus, log=self.log, store=self.marks, metrics=NoMetrics())
+        self.relay = self.make_relay()
+
+    def make_relay(self, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Relay:
+        outlet = BusOutlet(self.bus, LiveMessages(self.log, max_message_bytes))
+        return Relay(outlet, log=self.log, store=self.marks, metrics=NoMetrics())
 
     async def write(self) -> None:
         """The tape as the store leaves it."""
@@ -146,7 +151,7 @@ async def test_publishing_goes_on_when_the_bus_is_back() -> None:
 
     stage = Stage(3)
     stage.bus = Flaky()
-    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics())
+    stage.relay = stage.make_relay()
     async with stage.running() as heard:
         await stage.relay.ready.wait()
         stage.relay.offer(stage.committed(1, 3))
@@ -155,7 +160,7 @@ async def test_publishing_goes_on_when_the_bus_is_back() -> None:
 
 async def test_an_event_over_the_limit_is_replaced_and_keeps_its_number() -> None:
     stage = Stage(2)
-    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics(), max_message_bytes=100)
+    stage.relay = stage.make_relay(100)
     big = NewEvent("node_execution_update", b'{"event_type":"node_execution_update","x":"%s"}' % (b"y" * 200))
     async with stage.running() as heard:
         await stage.relay.ready.wait()
@@ -191,7 +196,7 @@ def node_event(**data: Any) -> NodeExecutionEvent:
 async def test_values_of_an_event_over_the_limit_are_shortened_on_the_bus_and_whole_on_the_tape() -> None:
     stage = Stage(1)
     limit = 4000
-    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics(), max_message_bytes=limit)
+    stage.relay = stage.make_relay(limit)
     whole = node_event(input_data={"in": ["a"]}, output_data={"result": ["head" + "x" * 10_000 + "tail"]})
     event = NewEvent(whole.event_type, whole.model_dump_json().encode())
     await stage.log.append(TAPE, event)
@@ -221,7 +226,7 @@ async def test_the_limit_is_that_of_the_whole_message(room: int) -> None:
     on_graph = await stage.log.create(graph_tape("g"), owner="u", channel="")
     message = Envelope(event.payload, event.event_type, 1, "epoch", 1, on_graph.epoch).encode()
     limit = len(message) + room
-    stage.relay = Relay(bus=stage.bus, log=stage.log, store=stage.marks, metrics=NoMetrics(), max_message_bytes=limit)
+    stage.relay = stage.make_relay(limit)
     async with stage.running() as heard:
         await stage.relay.ready.wait()
         stage.relay.offer(Committed(TAPE, CHANNEL, "epoch", "g", "e", 1, [event]))

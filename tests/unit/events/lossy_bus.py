@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from livetape.adapters.memory.bus import MemoryBus
 from livetape.errors import BusUnavailableError
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.bus import Bus, BusMessage, Sink, Subscription
 
 
 class LossySubscription(Subscription):
@@ -86,10 +86,10 @@ class LossyBus(Bus):
         for subscription in tuple(self.open):
             await subscription.cut()
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
         if self.down:
             raise BusUnavailableError
-        subscription = LossySubscription(self, await self._inner.subscribe(*patterns))
+        subscription = LossySubscription(self, await self._inner.subscribe(*patterns, sink=sink))
         self.open.add(subscription)
         self.subscribed += 1
         return subscription

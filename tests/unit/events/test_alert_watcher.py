@@ -14,7 +14,7 @@ from livetape.adapters.memory.bus import MemoryBus
 from livetape.errors import BusUnavailableError, ClosedError, LogUnavailableError
 from livetape.events.alert_watcher import AlertWatcher, to_owner
 from livetape.events.alerts import Alert, Failed, JobSeen, Rule, Silent
-from livetape.events.bus import Subscription
+from livetape.events.bus import Sink, Subscription
 from livetape.events.channel import job_tape
 from livetape.events.codec import Envelope
 from livetape.events.encrypted import encrypted
@@ -63,10 +63,10 @@ class FragileBus(MemoryBus):
 
     away = False
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
         if self.away:
             raise BusUnavailableError
-        return await super().subscribe(*patterns)
+        return await super().subscribe(*patterns, sink=sink)
 
 
 class Room:

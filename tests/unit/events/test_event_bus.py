@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from livetape.adapters.memory.bus import MemoryBus
 from livetape.errors import BusUnavailableError, ChannelError, ClosedError, CodecError, ConfigError, DecryptionError
-from livetape.events.bus import Subscription
+from livetape.events.bus import Sink, Subscription
 from livetape.events.codec import Encoded, JsonCodec
 from livetape.events.event import Event
 from livetape.events.executions import EXECUTION_EVENTS, NodeOutputEvent
@@ -336,7 +336,7 @@ class Away(MemoryBus):
         self.tries_left = tries
         self.slow: asyncio.Event | None = None
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
         if self.tries_left > 0:
             self.tries_left -= 1
             await asyncio.sleep(0.01)
@@ -345,7 +345,7 @@ class Away(MemoryBus):
             while not self.slow.is_set():
                 with suppress(asyncio.CancelledError):  # as late as can be
                     await self.slow.wait()
-        return await super().subscribe(*patterns)
+        return await super().subscribe(*patterns, sink=sink)
 
 
 async def no_sleep(seconds: float) -> None:

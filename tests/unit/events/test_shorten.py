@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from livetape.events.codec import JsonCodec, split
 from livetape.events.event import JobEvent
 from livetape.events.executions import GraphExecutionEvent, NodeExecutionEvent
 from livetape.events.packing import Packer
-from livetape.events.shorten import shorten_event, shorten_value
+from livetape.events.shorten import VALUE_FIELDS, shorten_event, shorten_payload, shorten_value
 
 values: Any = st.recursive(
     st.none() | st.integers() | st.text(max_size=200),
@@ -141,3 +141,46 @@ def test_the_bus_gets_the_cut_copy_and_the_tape_the_event() -> None:
     received = JsonCodec(NodeExecutionEvent).decode(envelope.payload, "c")
     assert "omitted" in received.output_data["a"][0]
     assert packer.pack(node(status_reason="x" * 20_000), "c", recorded=False).replaced
+
+
+@given(st.dictionaries(st.sampled_from([*VALUE_FIELDS, "status", "other"]), values, max_size=6), st.integers(20, 2_000))
+def test_a_payload_is_cut_to_the_limit_or_not_at_all(event: dict[str, Any], limit: int) -> None:
+    cut = shorten_payload(to_json(event), limit)
+    if cut is None:
+        return
+    assert len(cut) <= limit
+    told = from_json(cut)
+    assert list(told) == list(event)
+    assert {name: value for name, value in told.items() if name not in VALUE_FIELDS} == {
+        name: value for name, value in event.items() if name not in VALUE_FIELDS
+    }
+
+
+@pytest.mark.parametrize("field", VALUE_FIELDS)
+def test_every_kind_of_event_loses_the_middle_of_its_values(field: str) -> None:
+    event = {"event_type": "x", field: {"pin": ["start" + "m" * 5_000 + "end"]}, "status": "RUNNING"}
+    cut = shorten_payload(to_json(event), 1_000)
+    assert cut is not None
+    assert len(cut) <= 1_000
+    told = from_json(cut)
+    assert (list(told), list(told[field]), told["status"]) == (list(event), ["pin"], "RUNNING")
+    (text,) = told[field]["pin"]
+    assert text.startswith("start")
+    assert text.endswith("end")
+    assert "omitted" in text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'"' + b"x" * 200 + b'"',
+        b"x" * 200,
+        b'{"event_type":"' + b"x" * 200 + b'"}',
+        b'{"event_type":"x","data":{"' + b"k" * 200 + b'":1}}',
+        b'{"event_type":"x","encrypted":{"data":"' + b"x" * 200 + b'"},"data":"' + b"y" * 200 + b'"}',
+        b'{"data":"\\ud800' + b"x" * 200 + b'"}',
+    ],
+    ids=["a text", "no JSON", "nothing to cut", "a long key", "encrypted", "a lone surrogate"],
+)
+def test_what_cannot_be_cut(payload: bytes) -> None:
+    assert shorten_payload(payload, 100) is None

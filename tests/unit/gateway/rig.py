@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from livetape.events.log import EventLog, NewEvent, Position
 from livetape.gateway.app import Gateway, create_gateway
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
-from livetape.gateway.transport import Transport, TransportClosedError
+from livetape.gateway.transport import Receiver, Transport, TransportClosedError
 from livetape.testing.fakes import FakeLog, ManualClock
 
 KEY = "the key of the tests, long enough to be one"
@@ -39,6 +40,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.durations: list[tuple[str, float]] = []
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         key = ",".join([name, *labels.values()])
@@ -47,7 +49,8 @@ class Counts:
     def gauge(self, name: str, value: float, **labels: str) -> None:
         self.values[name] = value
 
-    def observe(self, name: str, seconds: float, **labels: str) -> None: ...
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        self.durations.append((name, seconds))
 
 
 @dataclass
@@ -80,8 +83,10 @@ class Publisher:
         for number in range(count):
             await self.node(number, execution, **where)
 
-    async def job(self, event_type: str, job: str = "J", *, user: str | None = "U", live: bool = True) -> Position:
-        payload = json.dumps({"event_type": event_type, "job_id": job, "timestamp": "", "data": {}}).encode()
+    async def job(
+        self, event_type: str, job: str = "J", *, user: str | None = "U", live: bool = True, data: Any = None
+    ) -> Position:
+        payload = json.dumps({"event_type": event_type, "job_id": job, "timestamp": "", "data": data or {}}).encode()
         final = event_type == "task_completed"
         if user is not None:
             await self.log.create(job_tape(job), owner=user, channel=job_channel(job))
@@ -126,18 +131,48 @@ class Publisher:
         return position
 
 
-class Client(Transport):
-    """A socket without a network: the test's side is `say`, `hear` and `hang_up`."""
+class Gate:
+    """As an `asyncio.Event` that tells when it is set."""
 
-    def __init__(self, facts: ConnectionFacts) -> None:
+    def __init__(self, on_set: Callable[[], None]) -> None:
+        self._is_set = True
+        self._on_set = on_set
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        if not self._is_set:
+            self._is_set = True
+            self._on_set()
+
+
+class Client(Transport):
+    """A socket without a network: the test's side is `say`, `hear` and `hang_up`.
+
+    What is sent leaves while `reading` is set. `pings` counts; with `answers_pings` each is answered at once.
+    """
+
+    def __init__(self, facts: ConnectionFacts, clock: ManualClock | None = None) -> None:
         self._facts = facts
-        self._inbound: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._clock = clock
         self._outbound: asyncio.Queue[str | None] = asyncio.Queue()
-        self.reading = asyncio.Event()
-        self.reading.set()
+        self._receiver: Receiver | None = None
+        self._held: list[Push] = []
+        self._heard: deque[str | bytes] = deque()
+        self._paused = False
+        self._gone = asyncio.Event()
+        self._heard_at = 0.0 if clock is None else clock.monotonic()
+        self.reading = Gate(self._read_on)
         self.rejected: int | None = None
         self.accepted = False
         self.closed: tuple[int, str] | None = None
+        self._closing: tuple[int, str] | None = None
+        self.pings = 0
+        self.answers_pings = True
         self.writes = 0
         self.task: asyncio.Task[None] | None = None
 
@@ -149,31 +184,104 @@ class Client(Transport):
 
     async def reject(self, status: int, text: str) -> None:
         self.rejected = status
+        self._gone.set()
 
-    async def accept(self) -> None:
-        self.accepted = True
-
-    async def receive(self) -> str | bytes:
-        message = await self._inbound.get()
-        if message is None:
+    async def accept(self, receiver: Receiver) -> None:
+        await asyncio.sleep(0)
+        if self._gone.is_set():
             raise TransportClosedError
-        return message
+        self.accepted = True
+        self._receiver = receiver
+        self._deliver()
 
-    async def write(self, pushes: Sequence[Push]) -> None:
-        await self.reading.wait()
-        self.writes += 1
-        for push in pushes:
-            self._outbound.put_nowait(push.text)
+    async def run(self) -> None:
+        try:
+            await self._gone.wait()
+        finally:
+            self._lose(clean=False)
 
-    async def close(self, code: int, reason: str) -> None:
-        await self.reading.wait()
-        self.closed = (code, reason)
+    def send(self, push: Push) -> None:
+        assert self.accepted, "sent before it was accepted"
+        if self._gone.is_set() or self._closing is not None:
+            return
+        if not self.reading.is_set():
+            self._held.append(push)
+            if len(self._held) == 1 and self._receiver is not None:
+                self._receiver.congested()
+            return
+        self._write(push)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._deliver()
+
+    def close(self, code: int, reason: str, *, within: float, drop: bool = False) -> None:
+        if self._closing is not None or self._gone.is_set():
+            return
+        self._closing = (code, reason)
+        if drop:
+            self._held.clear()
+        if self.reading.is_set():
+            self._say_goodbye(clean=not drop)
+        else:
+            asyncio.get_running_loop().call_later(within, self._gone.set)
+
+    def _say_goodbye(self, *, clean: bool) -> None:
+        held, self._held = self._held, []
+        for push in held:
+            self._write(push)
+        self.closed = self._closing
         self._outbound.put_nowait(None)
+        asyncio.get_running_loop().call_soon(lambda: self._lose(clean=clean))  # before `run` ends
+        self._gone.set()
+
+    @property
+    def heard_at(self) -> float | None:
+        return self._heard_at
+
+    def ping(self) -> None:
+        self.pings += 1
+        if self.answers_pings and self._receiver is not None:
+            self._hear()
+            self._receiver.ponged()
+
+    def _hear(self) -> None:
+        if self._clock is not None:
+            self._heard_at = self._clock.monotonic()
+
+    def _write(self, push: Push) -> None:
+        self.writes += 1
+        for part in push.parts:
+            self._outbound.put_nowait(part.text)
+
+    def _read_on(self) -> None:
+        if self._closing is not None:
+            self._say_goodbye(clean=True)
+            return
+        held, self._held = self._held, []
+        for push in held:
+            self._write(push)
+        if self._receiver is not None and not self._gone.is_set():
+            self._receiver.drained()
+
+    def _deliver(self) -> None:
+        while self._heard and not self._paused and self._receiver is not None and not self._gone.is_set():
+            self._receiver.received(self._heard.popleft())
+
+    def _lose(self, *, clean: bool) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.lost(clean=clean)
 
     # ---- the test's side
 
     def say(self, message: Any) -> None:
-        self._inbound.put_nowait(message if isinstance(message, str | bytes) else json.dumps(message))
+        self._hear()
+        self._heard.append(message if isinstance(message, str | bytes) else json.dumps(message))
+        asyncio.get_running_loop().call_soon(self._deliver)
 
     async def hear(self) -> str:
         """The next message as it came."""
@@ -208,7 +316,7 @@ class Client(Transport):
         return self.closed[0]
 
     async def hang_up(self) -> None:
-        self._inbound.put_nowait(None)
+        self._gone.set()
         if self.task is not None:
             await asyncio.wait({self.task})
 
@@ -224,13 +332,19 @@ class Rig:
     counts: Counts
     publisher: Publisher
     clients: list[Client] = field(default_factory=list)
+    standing: int = 0
+    """So many sleep whatever happens: those who look after all sockets from time to time."""
+
+    async def sleeper(self) -> None:
+        """Wait until somebody sleeps for a reason."""
+        await self.clock.sleeper(self.standing)
 
     def token(self, user: str = "U", *, ttl_s: float = 10**9, role: str = "user") -> str:
         return issue_token(KEY, user_id=user, now=self.clock.now(), ttl=timedelta(seconds=ttl_s), role=role)
 
     def connect(self, user: str = "U", *, role: str = "user", ttl_s: float = 10**9, **facts: Any) -> Client:
         given = {"token": self.token(user, role=role, ttl_s=ttl_s), "host": "h", "peer": "192.0.2.1", **facts}
-        client = Client(ConnectionFacts(**given))
+        client = Client(ConnectionFacts(**given), self.clock)
         client.task = asyncio.create_task(self.gateway.serve(client))
         self.clients.append(client)
         return client
@@ -243,9 +357,15 @@ def authenticator(clock: ManualClock, **options: Any) -> Authenticator:
 
 @asynccontextmanager
 async def rigged(
-    *, bus: Bus | None = None, log: FakeLog | None = None, auth: dict[str, Any] | None = None, **options: Any
+    *,
+    bus: Bus | None = None,
+    log: FakeLog | None = None,
+    auth: dict[str, Any] | None = None,
+    parts: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Rig]:
-    """A gateway that runs; afterwards every socket must have ended and nothing may be left behind."""
+    """A gateway that runs, with these `parts` beside its ports; afterwards every socket must have ended and nothing may
+    be left behind."""
     clock = ManualClock(datetime(2030, 1, 1, tzinfo=UTC))
     bus = bus or MemoryBus()
     log = log or FakeLog(clock)
@@ -259,11 +379,15 @@ async def rigged(
         metrics=counts,
         clock=clock,
         sleep=_brief(clock),
+        **(parts or {}),
     )
     running = asyncio.create_task(gateway.run())
     async with asyncio.timeout(PATIENCE_S):
         await gateway.ready.wait()
     rig = Rig(gateway, bus, log, clock, counts, Publisher(bus, log))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    rig.standing = clock.sleeping
     try:
         yield rig
         for client in rig.clients:
@@ -309,6 +433,6 @@ async def epoch_of(rig: Rig, tape: str | None = None) -> str:
 async def go_on(rig: Rig) -> None:
     """Time passes for those who wait before they try again."""
     while True:
-        await rig.clock.sleeper()
+        await rig.sleeper()
         rig.clock.advance(1)
         await asyncio.sleep(0)

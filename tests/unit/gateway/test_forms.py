@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from livetape.events.log import NewEvent, Position
-from livetape.events.tape_event import MixedTapeEvent, TapeEvent
+from livetape.events.tape_event import MixedTapeEvent, TapeEvent, shortened
 from livetape.gateway.forms import LinesForm, SocketForm, SseForm
 from livetape.gateway.page import read_page
 from livetape.testing.fakes import FakeLog, ManualClock
@@ -38,6 +38,22 @@ def test_lines() -> None:
     assert json.loads(form.gap(1, None, "e")) == {"event_type": "gap", "data": {"from": 1, "to": None, "epoch": "e"}}
     assert json.loads(form.too_large(3, "e"))["offset"] == 3
     assert form.replay_complete(Position("e", 1)) is None
+
+
+@pytest.mark.parametrize("event", [EVENT, LAST, MixedTapeEvent("task_progress", b"{}", 2**60, "e")])
+def test_what_was_cut_says_so_where_there_is_a_place_for_it(event: TapeEvent) -> None:
+    cut = shortened(event, b'{"event_type":"task_progress","data":{}}')
+    assert (cut.shortened, cut.mixed, event.shortened) == (True, event.mixed, False)
+    whole = SocketForm.of("c", is_job=True).event(cut)
+    told = SocketForm.of("c", is_job=True).shortened(cut)
+    assert whole is not None
+    assert told == whole[:-1] + b',"truncated":true}'
+    assert SocketForm.of("c", is_job=False).shortened(cut) is None
+    line = LinesForm().shortened(cut)
+    assert line is not None
+    assert json.loads(line)["truncated"] is True
+    assert line.endswith(b"\n")
+    assert SseForm().shortened(cut) == SseForm().too_large(cut.offset, cut.epoch)
 
 
 @pytest.mark.parametrize("form", [SseForm(), LinesForm()])

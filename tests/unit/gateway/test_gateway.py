@@ -74,9 +74,8 @@ async def test_all_executions_of_a_graph_are_on_one_numbered_tape(rig: Rig) -> N
     await rig.publisher.graph("COMPLETED", execution="E")
     await rig.publisher.graph("COMPLETED", execution="F")
     bodies = await client.take(4)
-    assert offsets(bodies) == [1, "replay_complete", 2, 3] or offsets(bodies) == [1, 1, 2, 3]
     events = [body for body in bodies if body["method"] == "graph_execution_event"]
-    assert [body["data"]["id"] for body in events] == ["F", "E", "F"]
+    assert [(body["offset"], body["data"]["id"]) for body in events] == [(1, "F"), (2, "E"), (3, "F")]
     assert all("final" not in body for body in events)
 
 
@@ -379,8 +378,8 @@ async def test_a_job(rig: Rig) -> None:
     await rig.publisher.job("task_progress")
     await rig.publisher.job("task_completed")
     bodies = await client.take(4)
-    assert sorted(map(str, offsets(bodies))) == ["1", "1", "2", "3"]
     events = [body for body in bodies if body["method"] == "job_event"]
+    assert offsets(events) == [1, 2, 3]
     assert [body["data"]["event_type"] for body in events] == ["task_started", "task_progress", "task_completed"]
     assert [body.get("final") for body in events] == [None, None, True]
 

@@ -12,6 +12,7 @@ from livetape.events.channel import execution_channel, execution_pattern, job_ch
 from livetape.events.codec import Envelope, too_large_payload
 from livetape.events.log import Position
 from livetape.events.tape_event import TapeEvent
+from livetape.gateway.fan_out import Writer
 from livetape.gateway.forms import SocketForm
 from livetape.gateway.hub import Hub, candidates, event_for
 from livetape.gateway.messages import Push
@@ -27,6 +28,7 @@ class Sink:
     each = False
 
     def __init__(self) -> None:
+        self.writer: Writer | None = None
         self.got: list[Push] = []
 
     def put(self, push: Push, /) -> bool:

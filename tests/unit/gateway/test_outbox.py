@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from livetape.gateway.messages import Push
-from livetape.gateway.outbox import Outbox
+from livetape.gateway.outbox import CHUNK_BYTES, Outbox
 
 
 def push(size: int = 1) -> Push:
@@ -74,17 +74,6 @@ async def test_room_is_when_it_is_half_empty() -> None:
     await waiter
 
 
-async def test_after_a_refusal_there_is_room_only_when_something_has_left() -> None:
-    outbox = Outbox(100, 10)
-    outbox.put(push(10))
-    assert not outbox.put(push(95))
-    waiter = asyncio.ensure_future(outbox.room())
-    assert await is_waiting(waiter)
-    outbox.take()
-    outbox.sent()
-    await waiter
-
-
 async def test_waiting_for_something_to_leave() -> None:
     outbox = Outbox(100, 10)
     waiter = asyncio.ensure_future(outbox.wait())
@@ -111,3 +100,88 @@ async def test_close_can_drop_what_waits() -> None:
     outbox.put(push())
     outbox.close(drop=True)
     assert outbox.take() == []
+
+
+# ---- with a way through ----
+
+
+def straight(max_bytes: int = 100, max_messages: int = 10) -> tuple[Outbox, list[Push]]:
+    sent: list[Push] = []
+    return Outbox(max_bytes, max_messages, sent.append), sent
+
+
+def test_what_comes_goes_straight_through() -> None:
+    outbox, sent = straight()
+    given = [push(), push(1000)]
+    assert outbox.put(given[0])
+    outbox.force(given[1])
+    assert sent == given
+    assert outbox.size == 0
+
+
+def test_while_it_is_shut_it_keeps_back_within_its_bounds_and_then_leaves_in_one_go() -> None:
+    outbox, sent = straight()
+    outbox.shut = True
+    assert outbox.put(push(40))
+    assert outbox.put(push(40))
+    assert not outbox.put(push(40))
+    outbox.force(push(40))
+    assert (sent, outbox.size) == ([], 120)
+    outbox.open()
+    assert [one.count for one in sent] == [3]
+    assert [len(part.data) for part in sent[0].parts] == [40, 40, 40]
+    assert outbox.put(push())
+
+
+def test_it_stops_when_it_is_shut_again_while_it_empties() -> None:
+    sent: list[Push] = []
+
+    def send(one: Push) -> None:
+        sent.append(one)
+        outbox.shut = True
+
+    outbox = Outbox(10 * CHUNK_BYTES, 100, send)
+    outbox.shut = True
+    for _ in range(5):
+        outbox.put(push(CHUNK_BYTES // 2))
+    outbox.open()
+    assert [one.count for one in sent] == [2], "about as much as a chunk"
+    outbox.open()
+    outbox.open()
+    assert [one.count for one in sent] == [2, 2, 1]
+    assert outbox.size == 0
+
+
+def test_order_holds_across_a_time_when_it_was_shut() -> None:
+    outbox, sent = straight(10_000, 1000)
+    given = [push(size) for size in range(1, 30)]
+    for number, one in enumerate(given):
+        if number % 7 == 3:
+            outbox.shut = True
+        if number % 7 == 6:
+            outbox.open()
+        outbox.put(one)
+    outbox.open()
+    assert [part for one in sent for part in one.parts] == given
+
+
+def test_close_lets_what_waits_leave_or_drops_it() -> None:
+    for drop in (False, True):
+        outbox, sent = straight()
+        outbox.shut = True
+        outbox.put(push())
+        outbox.close(drop=drop)
+        assert len(sent) == (0 if drop else 1)
+        assert outbox.put(push()), "nobody has to come back"
+        assert len(sent) == (0 if drop else 1)
+
+
+async def test_who_waits_for_room_is_woken_when_it_opens_or_is_closed() -> None:
+    for end in ("open", "close"):
+        outbox, _ = straight()
+        outbox.shut = True
+        outbox.put(push(90))
+        waiter = asyncio.ensure_future(outbox.room())
+        assert await is_waiting(waiter)
+        getattr(outbox, end)()
+        await waiter

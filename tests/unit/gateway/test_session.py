@@ -19,8 +19,10 @@ from livetape.gateway.session import (
     Close,
     Effect,
     Pause,
+    Refresh,
     Send,
     Session,
+    Stop,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -192,7 +194,11 @@ SUBSCRIBE = "subscribe_graph_execution"
         ("{}", INVALID_FORMAT),
         ({"method": "fly"}, INVALID_FORMAT),
         ({"method": ["heartbeat"]}, INVALID_FORMAT),
-        ({"method": "refresh", "data": {"token": "t"}}, INVALID_FORMAT),
+        ({"method": "refresh", "data": {}}, INVALID_DATA),
+        ({"method": "refresh", "data": {"token": ""}}, INVALID_DATA),
+        ({"method": "refresh", "data": {"token": "t" * 20_000}}, INVALID_DATA),
+        ({"method": "stop_graph_execution"}, INVALID_DATA),
+        ({"method": "stop_graph_execution", "data": {"graph_exec_id": "*"}}, INVALID_DATA),
         ({"method": SUBSCRIBE, "data": 5}, INVALID_FORMAT),
         ({"method": SUBSCRIBE, "channel": 5}, INVALID_FORMAT),
         ('{"method":"subscribe_job","data":{"job_id":"\\ud800"}}', INVALID_FORMAT),
@@ -358,3 +364,84 @@ def test_a_short_token_is_announced_at_once() -> None:
 def test_a_token_without_end_needs_no_clock() -> None:
     assert session().wake_at is None
     assert session().tick(NOW) == []
+
+
+# ---- refresh and stop ----
+
+
+def test_a_refresh_asks_the_shell_and_then_the_new_end_counts() -> None:
+    open_session = session(expires_in=100)
+    (asked,) = say(open_session, {"method": "refresh", "data": {"token": "new"}, "id": 7})
+    assert asked == Refresh("new", 7)
+    assert "new" not in repr(asked), "a token is not shown"
+    later = Principal("U", expires_at=NOW + timedelta(seconds=1000))
+    (answer,) = sent(open_session.refreshed(asked, later))
+    assert json.loads(answer) == {
+        "method": "refresh",
+        "data": {"expires_at": "2030-01-01T00:16:40Z"},
+        "success": True,
+        "channel": None,
+        "error": None,
+        "id": 7,
+    }
+    assert open_session.tick(NOW + timedelta(seconds=500)) == []
+    assert open_session.wake_at == NOW + timedelta(seconds=940)
+
+
+def test_a_token_that_does_not_hold_changes_nothing() -> None:
+    open_session = session(expires_in=100)
+    (asked,) = say(open_session, {"method": "refresh", "data": {"token": "bad"}})
+    assert isinstance(asked, Refresh)
+    body = json.loads(sent(open_session.not_refreshed(asked))[0])
+    assert (body["method"], body["code"], body["retry"]) == ("error", "invalid_token", False)
+    assert open_session.tick(NOW + timedelta(seconds=131)) == [Close(CloseCode.INVALID_TOKEN)]
+
+
+def test_a_stop_asks_the_shell_and_is_answered_when_it_is_committed() -> None:
+    open_session = session()
+    (asked,) = say(open_session, {"method": "stop_graph_execution", "data": {"graph_exec_id": "E"}, "id": "a"})
+    assert asked == Stop("E", "a")
+    assert sent(open_session.stopped(asked)) == [
+        '{"method":"stop_graph_execution","data":{"accepted":true},"success":true,"channel":null,"error":null,"id":"a"}'
+    ]
+    body = json.loads(sent(open_session.not_stopped(asked, "Unavailable, retry", "unavailable", retry=True))[0])
+    assert (body["code"], body["retry"], body["id"]) == ("unavailable", True, "a")
+
+
+def test_what_may_not_be_watched_any_more_is_told_and_forgotten() -> None:
+    open_session = session()
+    subscribe(open_session)
+    gone, told = open_session.withdrawn(Subject(Kind.EXECUTION, "E"))
+    assert gone == Unsubscribe(Subject(Kind.EXECUTION, "E"))
+    assert isinstance(told, Send)
+    assert json.loads(told.data) == {
+        "method": "unsubscribed",
+        "data": None,
+        "success": None,
+        "channel": "U|graph_exec#E",
+        "error": None,
+    }
+    assert open_session.withdrawn(Subject(Kind.EXECUTION, "E")) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "plain"),
+    [
+        ({"method": "heartbeat", "data": "ping"}, True),
+        ({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E"}}, True),
+        ({"method": "subscribe_graph_executions", "data": {"graph_id": "G"}}, True),
+        ({"method": "unsubscribe", "data": {"graph_exec_id": "E"}}, True),
+        ("rubbish", True),
+        ({"method": "heartbeat", "id": 1}, False),
+        ({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E", "since": "latest"}}, False),
+        ({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E", "outputs": "each"}}, False),
+        ({"method": "subscribe_graph_execution", "data": {"graph_exec_id": "E", "strict": False}}, False),
+        ({"method": "subscribe_job", "data": {"job_id": "J"}}, False),
+        ({"method": "refresh", "data": {"token": "t"}}, False),
+        ({"method": "stop_graph_execution", "data": {"graph_exec_id": "E"}}, False),
+    ],
+)
+def test_what_tells_a_page_that_knows_how_to_continue(message: Any, plain: bool) -> None:
+    open_session = session()
+    say(open_session, message)
+    assert open_session.is_plain is plain

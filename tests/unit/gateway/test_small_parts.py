@@ -24,6 +24,8 @@ from livetape.settings import GatewaySettings
         (UnauthenticatedError(reason="no_user"), 4002, "Invalid token"),
         (UnauthenticatedError(reason="invalid"), 4003, "Invalid token"),
         (TokenExpiredError(reason="expired"), 4003, "Invalid token"),
+        (UnauthenticatedError(reason="revoked"), 4003, "Invalid token"),
+        (UnauthenticatedError(reason="other_user"), 4003, "Invalid token"),
     ],
 )
 def test_close_codes_of_the_seed(error: UnauthenticatedError, code: int, reason: str) -> None:
@@ -77,6 +79,8 @@ def test_the_settings_fit_the_options() -> None:
     [
         ("GET /ws?token=ey.J.x HTTP", "GET /ws?token=*** HTTP"),
         ("/ws?a=1&token=ey&b=2", "/ws?a=1&token=***&b=2"),
+        ("GET /ws?ticket=aB3_-x HTTP", "GET /ws?ticket=*** HTTP"),
+        ("/ws?v=1&TICKET=aB3_-x&b=2", "/ws?v=1&TICKET=***&b=2"),
         ("Authorization: Bearer ey.J-x_=", "Authorization: Bearer ***"),
         ("livetape.v1, bearer.ey.J.x", "livetape.v1, bearer.***"),
         ("nothing here", "nothing here"),

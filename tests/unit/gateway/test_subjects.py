@@ -1,19 +1,17 @@
-"""Names of what is watched, and who may watch it."""
+"""Names of what is watched."""
 
 from __future__ import annotations
 
 import pytest
 
-from livetape.auth import Principal
 from livetape.errors import ChannelError
 from livetape.events.channel import execution_channel, execution_tape, graph_tape, job_tape, matches
 from livetape.events.log import Tape
-from livetape.gateway.subjects import Access, Kind, Subject
+from livetape.gateway.subjects import Kind, Subject
 
 EXECUTION = Subject(Kind.EXECUTION, "E")
 GRAPH = Subject(Kind.GRAPH, "G")
 JOB = Subject(Kind.JOB, "J")
-USER = Principal("U")
 
 
 def tape(owner: str | None, channel: str = "execution_event/U/G/E") -> Tape:
@@ -61,27 +59,3 @@ def test_a_star_is_no_way_to_other_people(user: str) -> None:
     for subject in (EXECUTION, GRAPH):
         with pytest.raises(ChannelError):
             subject.bus_pattern(None, user)
-
-
-@pytest.mark.parametrize(
-    ("subject", "owner", "principal", "jobs_unowned", "access"),
-    [
-        (EXECUTION, "U", USER, "admin", Access.GRANTED),
-        (EXECUTION, "V", USER, "any_user", Access.DENIED),
-        (EXECUTION, "V", Principal("U", "admin"), "any_user", Access.DENIED),
-        (EXECUTION, None, Principal("U", "admin"), "any_user", Access.UNKNOWN),
-        (GRAPH, "U", USER, "admin", Access.GRANTED),
-        (GRAPH, "V", USER, "admin", Access.DENIED),
-        (JOB, "U", USER, "admin", Access.GRANTED),
-        (JOB, "V", USER, "any_user", Access.DENIED),
-        (JOB, None, USER, "admin", Access.UNKNOWN),
-        (JOB, None, Principal("U", "admin"), "admin", Access.GRANTED),
-        (JOB, None, USER, "any_user", Access.GRANTED),
-    ],
-)
-def test_access(subject: Subject, owner: str | None, principal: Principal, jobs_unowned: str, access: Access) -> None:
-    assert subject.access(tape(owner), principal, jobs_unowned) is access  # type: ignore[arg-type]
-
-
-def test_what_is_not_there_is_unknown() -> None:
-    assert JOB.access(None, Principal("U", "admin"), "any_user") is Access.UNKNOWN

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from livetape.auth import Principal
 from livetape.events.log import Position
 from livetape.events.recovery import Gap, Tail, merge
-from livetape.events.tape_event import TapeEvent
+from livetape.events.tape_event import TapeEvent, shortened
+from livetape.gateway.asked import Doubt
+from livetape.gateway.fan_out import FanOut, Tally, Writer
 from livetape.gateway.forms import LinesForm, SocketForm
 from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind, Subject
-from livetape.gateway.topic import Tally, Topic, TopicKey
+from livetape.gateway.topic import Topic, TopicKey
 
 FORM = SocketForm.of("U|graph_exec#E", is_job=False)
 OTHER_FORM = SocketForm.of("V|graph_exec#E", is_job=False)
@@ -28,6 +30,7 @@ class Watcher:
 
     def __init__(self, *, each: bool = False) -> None:
         self.each = each
+        self.writer: Writer | None = None
         self.got: list[Push] = []
         self.full = False
         self.behind: list[Position] = []
@@ -58,7 +61,7 @@ def topic(*members: Watcher, at: int | None = 0, reader: Principal | None = None
         proven=proven,
         tail=Tail(100, 10_000),
         max_event_bytes=1000,
-        tally=Tally(),
+        fan_out=FanOut(Tally()),
     )
     if at is not None:
         made.begin(Position("e", at), final=False)
@@ -85,6 +88,18 @@ def test_doubles_and_late_ones_are_dropped() -> None:
     for offset in (1, 1, 2, 1, 2, 3):
         assert not made.offer(event(offset))
     assert watcher.offsets == [1, 2, 3]
+
+
+def test_a_number_that_comes_again_with_another_event_has_the_log_asked() -> None:
+    watcher = Watcher()
+    made = topic(watcher)
+    for offset in (1, 2, 3):
+        made.offer(event(offset))
+    assert made.offer(TapeEvent("node_execution_update", b'{"n":2}', 2, "e"))
+    assert made.take_doubt()
+    made.compare([event(1), TapeEvent("node_execution_update", b'{"n":2}', 2, "e")])
+    assert watcher.offsets == [1, 2, 3, "gap"]
+    assert made.position == Position("e", 1), "from there on it is read from the log"
 
 
 def test_a_hole_stops_the_flow_and_asks_for_the_log() -> None:
@@ -249,12 +264,48 @@ def test_leaving() -> None:
     assert made.groups == {}
 
 
-def test_an_event_that_is_too_large_is_told_with_its_offset() -> None:
+LARGE = TapeEvent("node_execution_update", b'{"x":"%s"}' % (b"x" * 2000), 1, "e")
+
+
+def test_an_event_that_is_too_large_is_read_from_the_log_where_it_can_be_cut() -> None:
     watcher = Watcher()
     made = topic(watcher)
-    made.offer(TapeEvent("node_execution_update", b'"%s"' % (b"x" * 2000), 1, "e"))
+    made.start_reading()
+    assert made.offer(LARGE)
+    assert watcher.got == []
+    assert [(event.offset, event.event_type, event.payload) for event in made.tail] == [(1, "error_comms_update", b"")]
+    made.advance(shortened(LARGE, b'{"x":"x"}'))
+    body = json.loads(watcher.got[0].data)
+    assert (body["data"], body["offset"], body["epoch"], body["truncated"]) == ({"x": "x"}, 1, "e", True)
+    assert list(body)[-1] == "truncated"
+
+
+def test_an_event_that_is_too_large_and_cannot_be_cut_is_told_with_its_offset() -> None:
+    watcher = Watcher()
+    made = topic(watcher)
+    made.advance(LARGE)
     body = json.loads(watcher.got[0].data)
     assert (body["method"], body["code"], body["offset"], body["epoch"]) == ("error", "payload_too_large", 1, "e")
+
+
+def test_an_event_that_is_too_large_and_stands_nowhere_is_told() -> None:
+    watcher = Watcher()
+    made = topic(watcher)
+    assert not made.offer(TapeEvent(LARGE.event_type, LARGE.payload))
+    body = json.loads(watcher.got[0].data)
+    assert (body["method"], body["code"]) == ("error", "payload_too_large")
+
+
+def test_a_part_of_an_event_is_not_taken_for_another_event() -> None:
+    """What the log has is compared with what was handed over: of this only a part was."""
+    watcher = Watcher()
+    made = topic(watcher)
+    made.advance(shortened(LARGE, b"{}"))
+    made.compare([LARGE])
+    assert made.position.offset == 1
+    assert not made.denies([LARGE], Doubt(1, hash(b"another")))
+    assert made.denies([TapeEvent("x", b"small", 1, "e")], Doubt(1, hash(b"another")))
+    assert not made.denies([TapeEvent("x", b"small", 2, "e")], Doubt(1, hash(b"another")))
 
 
 def test_an_event_that_cannot_be_had_is_told_with_its_offset() -> None:
@@ -267,7 +318,7 @@ def test_an_event_that_cannot_be_had_is_told_with_its_offset() -> None:
 
 def test_what_was_handed_over_is_counted_per_push() -> None:
     tally = Tally()
-    made = Topic(TopicKey(EXECUTION), "p", proven=True, tail=Tail(9, 99), max_event_bytes=99, tally=tally)
+    made = Topic(TopicKey(EXECUTION), "p", proven=True, tail=Tail(9, 99), max_event_bytes=99, fan_out=FanOut(tally))
     made.begin(Position("e", 0), final=False)
     fast, slow = Watcher(), Watcher()
     slow.full = True
@@ -299,7 +350,7 @@ def test_any_interleaving_of_log_and_live_gives_each_event_once_in_order(each: b
         proven=True,
         tail=Tail(draw(st.integers(1, 6)), 10_000),
         max_event_bytes=1000,
-        tally=Tally(),
+        fan_out=FanOut(Tally()),
     )
     made.begin(Position("e", 0), final=False)
     made.start_reading()

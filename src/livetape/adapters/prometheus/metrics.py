@@ -11,11 +11,12 @@ from typing import Final, TypeAlias
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from livetape.figures import FIGURES, SECONDS
+
 # Known to dashboards under these very names, without a namespace (wire contract, section 7).
 BARE: Final = frozenset(
     {"execution_manager_active_runs", "execution_manager_pool_size", "execution_manager_utilization_ratio"}
 )
-SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 KEPT_DURATIONS: Final = 4096
 """So many durations of one kind are handed on even if nobody looks."""
 
@@ -28,7 +29,9 @@ class PrometheusMetrics:
     For the threads of one process; two that count the same thing at the same instant may lose one of the counts.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, worker: str | None = None) -> None:
+        """`worker`: a label of every figure, for a process that shares its port with others."""
+        self._worker = worker
         self.registry = CollectorRegistry()
         self._namespace = namespace
         self._counts: dict[Key, float] = {}
@@ -58,7 +61,8 @@ class PrometheusMetrics:
     def render(self) -> tuple[bytes, str]:
         """The text of `/metrics` and its content type."""
         self._hand_on()
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        text = generate_latest(self.registry)
+        return text if self._worker is None else _labelled(text, self._worker), CONTENT_TYPE_LATEST
 
     def _hand_on(self) -> None:
         with self._handing_on:
@@ -67,20 +71,27 @@ class PrometheusMetrics:
             for (name, labels), amount in counts.items():
                 counter = self._counters.get(name)
                 if counter is None:
-                    counter = Counter(self._full(name), name, [label for label, _ in labels], registry=self.registry)
+                    counter = Counter(
+                        self._full(name), _help(name), [label for label, _ in labels], registry=self.registry
+                    )
                     self._counters[name] = counter
                 (counter.labels(**dict(labels)) if labels else counter).inc(amount)
             for (name, labels), value in self._levels.items():
                 gauge = self._gauges.get(name)
                 if gauge is None:
-                    gauge = Gauge(self._full(name), name, [label for label, _ in labels], registry=self.registry)
+                    gauge = Gauge(self._full(name), _help(name), [label for label, _ in labels], registry=self.registry)
                     self._gauges[name] = gauge
                 (gauge.labels(**dict(labels)) if labels else gauge).set(value)
             for (name, labels), values in durations.items():
                 histogram = self._histograms.get(name)
                 if histogram is None:
-                    names = [label for label, _ in labels]
-                    histogram = Histogram(self._full(name), name, names, registry=self.registry, buckets=SECONDS)
+                    histogram = Histogram(
+                        self._full(name),
+                        _help(name),
+                        [label for label, _ in labels],
+                        registry=self.registry,
+                        buckets=_buckets(name),
+                    )
                     self._histograms[name] = histogram
                 child = histogram.labels(**dict(labels)) if labels else histogram
                 for seconds in values:
@@ -88,3 +99,29 @@ class PrometheusMetrics:
 
     def _full(self, name: str) -> str:
         return name if name in BARE else f"{self._namespace}_{name}"
+
+
+def _help(name: str) -> str:
+    known = FIGURES.get(name)  # an application may count what it likes
+    return name if known is None else known.meaning
+
+
+def _buckets(name: str) -> tuple[float, ...]:
+    known = FIGURES.get(name)
+    return SECONDS if known is None or not known.buckets else known.buckets
+
+
+def _labelled(text: bytes, worker: str) -> bytes:
+    """The exposition with a label `worker` on every sample."""
+    label = b'worker="%b"' % worker.encode()
+    return b"\n".join(
+        line if not line or line.startswith(b"#") else _with_label(line, label) for line in text.split(b"\n")
+    )
+
+
+def _with_label(sample: bytes, label: bytes) -> bytes:
+    name, brace, rest = sample.partition(b"{")
+    if brace:
+        return name + b"{" + label + b"," + rest
+    name, _, value = sample.partition(b" ")
+    return name + b"{" + label + b"} " + value

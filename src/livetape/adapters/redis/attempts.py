@@ -10,6 +10,7 @@ from typing import Any, Final
 from livetape.adapters.redis.commands import RedisReplyError
 from livetape.adapters.redis.failures import as_log_error, passes
 from livetape.errors import LogUnavailableError
+from livetape.events.answer_limit import AnswerLimit
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 1.0
@@ -23,6 +24,8 @@ def pause(attempt: int) -> float:
 async def persist(attempt: Callable[[], Awaitable[Any]], *, timeout_s: float) -> Any:
     """The result of `attempt`, repeated with growing pauses while its error passes, for `timeout_s` seconds.
 
+    That the loop was too busy to read an answer is not taken for silence.
+
     Raises:
         LogUnavailableError: it did not help.
         LogError: it would not help.
@@ -32,7 +35,7 @@ async def persist(attempt: Callable[[], Awaitable[Any]], *, timeout_s: float) ->
     attempts = 0
     while True:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with AnswerLimit(deadline - loop.time()):
                 return await attempt()
         except TimeoutError as error:
             raise LogUnavailableError("the event log did not answer in time") from error

@@ -14,8 +14,11 @@ from livetape.adapters.redis.link import PROBE_S, Link, State
 from livetape.adapters.redis.router import Route, Router
 from livetape.clock import new_id
 from livetape.errors import BusError, BusUnavailableError, ChannelError, ClosedError
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.answer_limit import AnswerLimit
+from livetape.events.bus import Bus, BusMessage, Sink, Subscription
+from livetape.events.funnel import Funnel
 from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES, Inbox
+from livetape.events.outlet import Outlet
 from livetape.observability import Metrics, NoMetrics
 
 ADD_S: Final = 5.0
@@ -144,13 +147,14 @@ class RedisBus(Bus):
             raise
         return outcomes
 
-    async def subscribe(self, *patterns: str) -> Subscription:
+    async def subscribe(self, *patterns: str, sink: Sink | None = None) -> Subscription:
+        """As the port says. A sink is handed all that one read of the link's socket brought in one call."""
         if self._closed:
             raise ClosedError("the bus is closed")
-        inbox = Inbox(self._max_messages, self._max_bytes, on_drop=self._dropped)
-        subscription = RedisSubscription(self._router, self._link, inbox, self._add_s, self._subscriptions.discard)
+        outlet = self._inbox() if sink is None else Funnel(sink)
+        subscription = RedisSubscription(self._router, self._link, outlet, self._add_s, self._subscriptions.discard)
         self._subscriptions.add(subscription)
-        self._router.open(inbox)
+        self._router.open(outlet)
         try:
             await subscription.add(*patterns)
         except BaseException:
@@ -196,8 +200,8 @@ class RedisBus(Bus):
         if not before.copies or not now.copies:
             return others
         if now is before:
-            return others + len(before.inboxes)
-        return others + len(set(before.inboxes).intersection(now.inboxes))
+            return others + len(before.outlets)
+        return others + len(set(before.outlets).intersection(now.outlets))
 
     async def _timed(self, channel: str, data: bytes) -> Any:
         loop = asyncio.get_running_loop()
@@ -205,6 +209,9 @@ class RedisBus(Bus):
         count = await self._commands.send(("PUBLISH", channel, data), channel)
         self._metrics.observe("bus_publish_seconds", loop.time() - begun)
         return count
+
+    def _inbox(self) -> Inbox:
+        return Inbox(self._max_messages, self._max_bytes, on_drop=self._dropped)
 
     def _dropped(self, count: int) -> None:
         self._metrics.count("bus_dropped_total", count, reason="slow_reader")
@@ -230,14 +237,14 @@ class RedisBus(Bus):
 
 
 class RedisSubscription(Subscription):
-    """See `RedisBus`. Messages wait in a bounded inbox."""
+    """See `RedisBus`. Messages wait in a bounded inbox, or are handed to a sink."""
 
     def __init__(
-        self, router: Router, link: Link, inbox: Inbox, add_s: float, forget: Callable[[RedisSubscription], None]
+        self, router: Router, link: Link, outlet: Outlet, add_s: float, forget: Callable[[RedisSubscription], None]
     ) -> None:
         self._router = router
         self._link = link
-        self._inbox = inbox
+        self._outlet = outlet
         self._add_s = add_s
         self._forget = forget
         self._patterns: set[str] = set()
@@ -250,15 +257,15 @@ class RedisSubscription(Subscription):
             ChannelError: the server does not let this user listen there.
             ClosedError: the subscription is closed.
         """
-        if self._inbox.closed:
+        if self._outlet.closed:
             raise ClosedError("the subscription is closed")
         new = [pattern for pattern in dict.fromkeys(patterns) if pattern not in self._patterns]
         try:
             for pattern in new:
                 self._patterns.add(pattern)
-                self._router.attach(pattern, self._inbox)
+                self._router.attach(pattern, self._outlet)
                 self._link.want(pattern)
-            async with asyncio.timeout(self._add_s):
+            async with AnswerLimit(self._add_s):
                 for pattern in patterns:
                     await self._link.confirmed(pattern)
         except BaseException as error:
@@ -274,13 +281,13 @@ class RedisSubscription(Subscription):
             await asyncio.wait(stopped)
 
     def __aiter__(self) -> AsyncIterator[BusMessage]:
-        return self._inbox
+        return self._outlet
 
     async def close(self) -> None:
-        if self._inbox.closed:
+        if self._outlet.closed:
             return
-        self._inbox.close()
-        self._router.close(self._inbox)
+        self._outlet.close()
+        self._router.close(self._outlet)
         self._forget(self)
         await self.remove(*tuple(self._patterns))
 
@@ -288,7 +295,7 @@ class RedisSubscription(Subscription):
         stopped = []
         for pattern in patterns:
             self._patterns.discard(pattern)
-            if self._router.detach(pattern, self._inbox):
+            if self._router.detach(pattern, self._outlet):
                 stopping = self._link.unwant(pattern)
                 if stopping is not None:
                     stopped.append(stopping)

@@ -22,7 +22,10 @@ pack_command: Final[Callable[..., bytes]] = hiredis.pack_command
 
 
 class Connection(asyncio.Protocol):
-    """Replies resolve the futures of the commands, in order; what the server pushes goes to `on_push`.
+    """Replies resolve the futures of the commands, in order; what the server pushes goes to `on_pushes`.
+
+    What arrived together is handed over in one call, but for replies that stand in between: what the server sent
+    before a reply is handled before it.
 
     The connection is given up when the oldest command has waited `reply_s` seconds for its answer and nothing at all
     is arriving: a stopped server and a half-open connection look like that. `on_end` is called once, when it is over.
@@ -32,14 +35,14 @@ class Connection(asyncio.Protocol):
         self,
         reply_s: float,
         *,
-        on_push: Callable[[list[Any]], None] | None = None,
+        on_pushes: Callable[[list[Any]], None] | None = None,
         on_end: Callable[[Connection], None] | None = None,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reply_s = reply_s
         self._max_queued_bytes = max_queued_bytes
-        self._on_push = on_push
+        self._on_pushes = on_pushes
         self._on_end = on_end
         self._reader = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         self._transport: asyncio.Transport | None = None
@@ -172,17 +175,22 @@ class Connection(asyncio.Protocol):
         reader, pending = self._reader, self._pending
         gets = reader.gets
         push: Any = hiredis.PushNotification
+        pushes: list[Any] = []
+        problem = ""
         try:
             reader.feed(data)
             while (reply := gets()) is not _MORE:
                 kind = type(reply)
                 if kind is push or (kind is list and self.plain_pushes):
-                    if self._on_push is not None:
-                        self._on_push(reply)
+                    pushes.append(reply)
                     continue
+                if pushes:
+                    if self._on_pushes is not None:
+                        self._on_pushes(pushes)
+                    pushes = []
                 if not pending:
-                    self.abort("the server sent an answer that nobody waits for")
-                    return
+                    problem = "the server sent an answer that nobody waits for"
+                    break
                 answer = pending.popleft()
                 if answer.done():
                     continue
@@ -191,7 +199,11 @@ class Connection(asyncio.Protocol):
                 else:
                     answer.set_result(reply)
         except hiredis.ProtocolError:
-            self.abort("the server sent something that is not its protocol")
+            problem = "the server sent something that is not its protocol"
+        if pushes and self._on_pushes is not None:
+            self._on_pushes(pushes)
+        if problem:
+            self.abort(problem)
 
     def pause_writing(self) -> None:
         self._paused = True

@@ -13,6 +13,7 @@ from livetape.adapters.redis.commands import LoginRefusedError, RedisLinkError, 
 from livetape.adapters.redis.connection import MAX_QUEUED_BYTES, Connection
 from livetape.adapters.redis.endpoint import Address, Endpoint
 from livetape.adapters.redis.locate import Locator, credentials
+from livetape.events.answer_limit import AnswerLimit
 
 
 class Dialer:
@@ -32,7 +33,7 @@ class Dialer:
     async def dial(
         self,
         *,
-        on_push: Callable[[list[Any]], None] | None = None,
+        on_pushes: Callable[[list[Any]], None] | None = None,
         on_end: Callable[[Connection], None] | None = None,
     ) -> Connection:
         """A new connection, ready for commands.
@@ -49,14 +50,14 @@ class Dialer:
 
         def make() -> Connection:
             connection = Connection(
-                endpoint.reply_s, on_push=on_push, on_end=on_end, max_queued_bytes=self._max_queued_bytes
+                endpoint.reply_s, on_pushes=on_pushes, on_end=on_end, max_queued_bytes=self._max_queued_bytes
             )
             made.append(connection)
             return connection
 
         ready = False
         try:
-            async with asyncio.timeout(endpoint.connect_s):
+            async with AnswerLimit(endpoint.connect_s):
                 connection = await self._open(address, make)
                 await self._greet(connection)
             peer = connection.peer

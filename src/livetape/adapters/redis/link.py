@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from livetape.adapters.redis.commands import RedisLinkError, RedisReplyError
@@ -29,6 +29,10 @@ _CONFIRMATIONS: Final = frozenset({b"subscribe", b"psubscribe", b"unsubscribe", 
 
 class Listener(Protocol):
     """Told of everything that comes over the link, in the server's order."""
+
+    def arrived(self, pushes: Sequence[list[Any]], one: Callable[[list[Any]], None]) -> None:
+        """What came together. Each is either a copy that the listener knows what to do with, or given to `one`."""
+        ...
 
     def message(self, source: bytes | None, channel: bytes, data: bytes) -> None:
         """A copy of a message: `source` is the pattern that it matched, None for the exact channel."""
@@ -158,7 +162,7 @@ class Link:
         while not self._is_closed():
             listened_at: float | None = None
             try:
-                connection = await self._dialer.dial(on_push=self._pushed)
+                connection = await self._dialer.dial(on_pushes=self._pushed)
                 try:
                     connection.plain_pushes = connection.resp2
                     self._connection = connection
@@ -238,8 +242,11 @@ class Link:
         answer.add_done_callback(answered)
         return answer
 
-    def _pushed(self, push: list[Any]) -> None:
-        """Everything the server sends by itself, in its order."""
+    def _pushed(self, pushes: Sequence[list[Any]]) -> None:
+        """Everything the server sends by itself, in its order: so much of it as arrived together."""
+        self._listener.arrived(pushes, self._push)
+
+    def _push(self, push: list[Any]) -> None:
         kind = push[0]
         if kind == b"message":
             if push[1] == self._probe_name:

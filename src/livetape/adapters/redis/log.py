@@ -9,7 +9,8 @@ from typing import Any, Final
 from livetape.adapters.redis.appends import NO_CLAIM
 from livetape.adapters.redis.attempts import gathered, persist
 from livetape.adapters.redis.commands import Commands, Word
-from livetape.adapters.redis.entries import entries_of, form_of
+from livetape.adapters.redis.copier import put, put_words
+from livetape.adapters.redis.entries import entries_of
 from livetape.adapters.redis.epochs import Epochs
 from livetape.adapters.redis.keys import (
     FIRST_TIME,
@@ -28,7 +29,7 @@ from livetape.adapters.redis.recorder import CLOSE_S, TIMEOUT_S
 from livetape.adapters.redis.retention import words as retention_words
 from livetape.adapters.redis.scripts import Scripts
 from livetape.clock import Clock, SystemClock
-from livetape.errors import LogError, NotFoundError, PositionLostError, TapeHoleError
+from livetape.errors import LogError, PositionLostError
 from livetape.events.channel import job_channel, split_tape
 from livetape.events.event import JOB_FINAL_TYPES
 from livetape.events.log import MAX_READ, Entry, EventLog, NewEvent, Position, PutResult, Tape
@@ -95,29 +96,9 @@ class RedisLog(EventLog):
         return recorded.position
 
     async def put(self, tape: str, position: Position, event: NewEvent) -> PutResult:
-        stream, meta, _, times = keys_of(tape)
-        now = self._now()
-        words: tuple[Word, ...] = (
-            position.epoch,
-            position.offset,
-            now,
-            now if event.at_us is None else event.at_us,
-            retention_words(self._retention, tape)[0],
-            *form_of(tape, event),
+        return await put(
+            self._scripts, tape, put_words(tape, position, event, self._now(), self._retention), self._timeout_s
         )
-        answer = await self._scripts.run("put", tape, (stream, meta, times), words, timeout_s=self._timeout_s)
-        result = answer[0]
-        if result == b"stored":
-            return "stored"
-        if result == b"duplicate":
-            return "duplicate"
-        if result == b"hole":
-            raise TapeHoleError("an earlier event is missing", tape=tape, missing_from=answer[1])
-        if result == b"epoch":
-            raise PositionLostError("the tape has another epoch", tape=tape, epoch=answer[1].decode())
-        if result == b"mixed":
-            raise LogError("somebody else writes to this tape, it cannot be a copy", tape=tape)
-        raise NotFoundError(f"there is no tape {tape}", tape=tape)
 
     async def read(
         self, tape: str, after: int = 0, *, limit: int = MAX_READ, epoch: str | None = None

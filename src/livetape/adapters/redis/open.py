@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from redis.asyncio import Redis, RedisCluster
 
 from livetape.adapters.redis.borrow import endpoint_of
 from livetape.adapters.redis.bus import RedisBus
 from livetape.adapters.redis.client import ClientCommands, ClusterCommands
 from livetape.adapters.redis.commands import Commands
+from livetape.adapters.redis.copier import RedisCopier
 from livetape.adapters.redis.dial import Dialer
 from livetape.adapters.redis.endpoint import Endpoint
+from livetape.adapters.redis.ephemeral import RedisEphemeral
 from livetape.adapters.redis.groups import RedisGroups
 from livetape.adapters.redis.locate import locator_of
 from livetape.adapters.redis.log import RedisLog
@@ -23,6 +27,17 @@ from livetape.observability import Metrics
 def from_url(url: str, *, metrics: Metrics, retention: TapeRetention | None = None) -> Backend:
     """Opener of `livetape.events.open`."""
     return at_endpoint(Endpoint.from_url(url), metrics=metrics, retention=retention)
+
+
+def ephemeral_from_url(url: str) -> tuple[RedisEphemeral, Callable[[], Awaitable[None]]]:
+    """The Ephemeral port on a connection of its own, and what closes that. Connects nothing yet."""
+    endpoint = Endpoint.from_url(url)
+    commands: Commands
+    if endpoint.kind == "cluster":
+        commands = ClusterCommands.at(endpoint)
+    else:
+        commands = PipelinedCommands(Dialer(endpoint, locator_of(endpoint)))
+    return RedisEphemeral(commands), commands.close
 
 
 def from_client(client: object, *, metrics: Metrics, retention: TapeRetention | None = None) -> Backend:
@@ -51,6 +66,6 @@ def _joined(
     log = RedisLog(commands, retention=retention)
     recorder = RedisRecorder(commands, retention=retention, metrics=metrics)
     groups = RedisGroups(commands)
-    backend = Backend(bus, log, recorder, groups)
+    backend = Backend(bus, log, recorder, groups, RedisCopier(commands, retention=retention))
     backend.on_close += [commands.close, bus.close, log.close, groups.close, recorder.close]
     return backend

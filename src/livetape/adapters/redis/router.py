@@ -1,14 +1,17 @@
-"""From what the server sends to the inboxes of those who listen: each message once, as cheaply as possible."""
+"""From what the server sends to the outlets of those who listen: each message once, as cheaply as possible."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from livetape.adapters.redis.sources import Sources
 from livetape.events.bus import BusMessage
 from livetape.events.channel import is_pattern
-from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES, Inbox
+from livetape.events.funnel import Funnel
+from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES
+from livetape.events.outlet import Outlet
 from livetape.events.routing import MAX_REMEMBERED_CHANNELS, RoutingIndex
 
 _NEW: Final = tuple.__new__
@@ -19,8 +22,9 @@ class Route(NamedTuple):
 
     source: bytes | None
     channel: str
-    inboxes: tuple[Inbox, ...]
+    outlets: tuple[Outlet, ...]
     copies: int
+    takers: tuple[Callable[[BusMessage], object], ...]
 
 
 class Router:
@@ -31,37 +35,41 @@ class Router:
     """
 
     def __init__(self, *, max_held: int = DEFAULT_MAX_MESSAGES, max_held_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.index: RoutingIndex[Inbox] = RoutingIndex()
+        self.index: RoutingIndex[Outlet] = RoutingIndex()
         self.messages = 0
         """How many were handed on, copies that were ignored not counted."""
         self._sources = Sources()
         self._routes: dict[bytes, Route] = {}
-        self._inboxes: set[Inbox] = set()
+        self._outlets: set[Outlet] = set()
+        self._funnels: tuple[Funnel, ...] = ()
         self._holding = False
-        self._held: deque[tuple[tuple[Inbox, ...], BusMessage]] = deque()
+        self._held: deque[tuple[tuple[Callable[[BusMessage], object], ...], BusMessage]] = deque()
         self._held_bytes = 0
         self._max_held: Final = max_held
         self._max_held_bytes: Final = max_held_bytes
 
     # ---- who listens -----------------------------------------------------------------------------------------------
 
-    def open(self, inbox: Inbox) -> None:
+    def open(self, outlet: Outlet) -> None:
         """It gets gap markers from now on."""
-        self._inboxes.add(inbox)
+        self._outlets.add(outlet)
+        if isinstance(outlet, Funnel):
+            self._funnels = (*self._funnels, outlet)
 
-    def close(self, inbox: Inbox) -> None:
+    def close(self, outlet: Outlet) -> None:
         """Undo `open`."""
-        self._inboxes.discard(inbox)
+        self._outlets.discard(outlet)
+        self._funnels = tuple(funnel for funnel in self._funnels if funnel is not outlet)
 
-    def attach(self, pattern: str, inbox: Inbox) -> bool:
+    def attach(self, pattern: str, outlet: Outlet) -> bool:
         """See `RoutingIndex.attach`."""
         self._forget(pattern)
-        return self.index.attach(pattern, inbox)
+        return self.index.attach(pattern, outlet)
 
-    def detach(self, pattern: str, inbox: Inbox) -> bool:
+    def detach(self, pattern: str, outlet: Outlet) -> bool:
         """See `RoutingIndex.detach`."""
         self._forget(pattern)
-        return self.index.detach(pattern, inbox)
+        return self.index.detach(pattern, outlet)
 
     def route(self, channel: bytes) -> Route:
         """Where its messages go now."""
@@ -71,7 +79,9 @@ class Router:
                 self._routes.clear()
             name = channel.decode("utf-8", "replace")
             source, copies = self._sources.of(name)
-            route = self._routes[channel] = Route(source, name, self.index.members(name), copies)
+            outlets = self.index.members(name)
+            takers = tuple(outlet.taker for outlet in outlets)
+            route = self._routes[channel] = Route(source, name, outlets, copies, takers)
         return route
 
     def listened(self, channel: str) -> Route | None:
@@ -82,18 +92,38 @@ class Router:
 
     # ---- called by the link ----------------------------------------------------------------------------------------
 
+    def arrived(self, pushes: Sequence[list[Any]], one: Callable[[list[Any]], None]) -> None:
+        """What came together. `one` is given what is not a copy by an exact channel whose route is remembered.
+
+        Those who want what came together in one call get it at the end.
+        """
+        routes = self._routes
+        known = 0
+        for push in pushes:
+            if push[0] == b"message" and (route := routes.get(push[1])) is not None and not self._holding:
+                source, name, _, _, takers = route
+                if source is None:
+                    message = _NEW(BusMessage, (name, push[2], False))  # without its keyword arguments: half the time
+                    for take in takers:
+                        take(message)
+                    known += 1
+            else:
+                one(push)
+        self.messages += known
+        self._flush()
+
     def message(self, source: bytes | None, channel: bytes, data: bytes) -> None:
         """One copy, by the pattern `source` or by the exact channel."""
-        expected, name, inboxes, _ = self._routes.get(channel) or self.route(channel)
+        expected, name, _, _, takers = self._routes.get(channel) or self.route(channel)
         if source != expected:
             return
-        message = _NEW(BusMessage, (name, data, False))  # without its keyword arguments: half the time
+        message = BusMessage(name, data)
         if self._holding:
-            self._hold(inboxes, message)
+            self._hold(takers, message)
             return
         self.messages += 1
-        for inbox in inboxes:
-            inbox.offer(message)
+        for take in takers:
+            take(message)
 
     def changed(self, pattern: str, confirmed: bool) -> None:
         """The server listens to it for us from this place in the stream on, or no longer does."""
@@ -114,19 +144,24 @@ class Router:
     def listening(self, *, again: bool) -> None:
         """Everything is listened to; `again` when it was before: then something may be missing."""
         if again:
-            for inbox in self._inboxes:
-                inbox.mark_gap()
+            for outlet in self._outlets:
+                outlet.mark_gap()
         self._holding = False
         self.messages += len(self._held)
         while self._held:
-            inboxes, message = self._held.popleft()
-            for inbox in inboxes:
-                inbox.offer(message)
+            takers, message = self._held.popleft()
+            for take in takers:
+                take(message)
         self._held_bytes = 0
+        self._flush()
 
-    def _hold(self, inboxes: tuple[Inbox, ...], message: BusMessage) -> None:
+    def _flush(self) -> None:
+        for funnel in self._funnels:
+            funnel.flush()
+
+    def _hold(self, takers: tuple[Callable[[BusMessage], object], ...], message: BusMessage) -> None:
         """What no longer fits is dropped: the marker that will stand before it speaks for it too."""
-        self._held.append((inboxes, message))
+        self._held.append((takers, message))
         self._held_bytes += len(message.data)
         while len(self._held) > self._max_held or self._held_bytes > self._max_held_bytes:
             _, oldest = self._held.popleft()

@@ -207,3 +207,13 @@ idempotency = Table(
     Column("created_at", Moment, nullable=False),
     PrimaryKeyConstraint("user_id", "route", "key"),
 )
+
+# Written by `adapters/sqlite/ephemeral.py` alone.
+ephemeral = Table(
+    "ephemeral",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+Index("ephemeral_end", ephemeral.c.expires_at)

@@ -10,6 +10,7 @@ from fastapi import Body, Header, Path, Query, Response
 from pydantic_core import to_json
 from starlette.requests import Request
 
+from livetape.api.bodies import IdempotencyKey, Name, StreamPosition
 from livetape.api.deps import EventStreamsDep, ExecutionsDep, TapesDep, UserId, signed_in_router
 from livetape.api.errors import ApiError
 from livetape.api.models import (
@@ -17,11 +18,8 @@ from livetape.api.models import (
     GraphExecutionMeta,
     GraphExecutionsPaginated,
     GraphExecutionWithNodes,
-    IdempotencyKey,
-    Name,
     Pagination,
     StartExecution,
-    StreamPosition,
 )
 from livetape.api.ports import Tapes
 from livetape.api.routers.streams import EVENTS_OPENAPI

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
+from livetape.api.bodies import Name
 from livetape.api.deps import BlocksDep, GraphsDep, UserId, signed_in_router
 from livetape.api.errors import ApiError
 from livetape.api.export import without_secrets
-from livetape.api.models import MAX_VERSION, CreateGraph, DeleteGraphResponse, Name, SetGraphActiveVersion
+from livetape.api.models import MAX_VERSION, CreateGraph, DeleteGraphResponse, SetGraphActiveVersion
 from livetape.engine.graph import Graph, GraphMeta, GraphModel
 
 GraphVersion = Annotated[int, Path(ge=1, le=MAX_VERSION)]

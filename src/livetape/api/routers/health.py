@@ -7,10 +7,10 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from livetape.api.bodies import Health, Version
 from livetape.api.deps import OptionsDep, ServicesDep, open_router
-from livetape.api.errors import ApiError
-from livetape.api.models import ErrorItem, Health, Version
 from livetape.api.services import Services
+from livetape.api.watch import not_ready
 
 router = open_router("health")
 
@@ -67,14 +67,4 @@ async def _require_ready(services: Services) -> None:
     except TimeoutError:
         missing = ["an answer to the readiness check"]
     if missing:
-        raise ApiError(
-            503,
-            f"Not ready: {', '.join(missing)} missing",
-            code="not_ready",
-            hint="Wait for the server to finish its start; if it stays like this, check its log.",
-            headers={"Retry-After": "1"},
-            errors=[
-                ErrorItem(location="server", pointer=f"/{name}", detail=f"{name} is missing", code="missing")
-                for name in missing
-            ],
-        )
+        raise not_ready(missing)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import Response
 from starlette.requests import Request
 
+from livetape.api.bodies import JobInfo, JobPosition, Name, PublishJobEvent
 from livetape.api.deps import EventStreamsDep, JobsDep, OptionsDep, PrincipalDep, TapesDep, signed_in_router
-from livetape.api.models import JobInfo, JobPosition, Name, PublishJobEvent, StreamPosition
 from livetape.api.ports import Tapes
 from livetape.api.routers.streams import EVENTS_OPENAPI
 from livetape.api.services import ApiOptions
@@ -64,14 +64,7 @@ async def read_events(
 async def get_job(job_id: Name, principal: PrincipalDep, tapes: TapesDep, options: OptionsDep) -> JobInfo:
     """What is known of the job's tape."""
     tape = await _visible_tape(job_id, principal, tapes, options)
-    return JobInfo(
-        job_id=job_id,
-        events=tape.offset,
-        first_offset=tape.first_offset,
-        final=tape.final,
-        epoch=tape.epoch,
-        stream=StreamPosition.of(tape.position),
-    )
+    return JobInfo.of(job_id, tape)
 
 
 async def _visible_tape(job_id: str, principal: Principal, tapes: Tapes, options: ApiOptions) -> Tape:

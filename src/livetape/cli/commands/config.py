@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from livetape.cli.options import app_of, data_dir_option, verbose_option
 from livetape.cli.render import table
 from livetape.settings import Settings
 from livetape.settings.load import fields
+
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^@/]*@")
 
 
 @click.group("config")
@@ -66,4 +69,6 @@ def plain(value: object) -> Any:
         return str(value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, str):
+        return _PASSWORD.sub(r"\1**********@", value)
     return list(value) if isinstance(value, tuple) else value

@@ -6,26 +6,21 @@ import asyncio
 import gc
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from livetape.cli.discover import is_serving, read_server_file, server_file
-from livetape.cli.errors import EXIT_INTERRUPTED, CommandError
+from livetape.cli.errors import CommandError
 from livetape.cli.options import App, app_of, data_dir_option, verbose_option
 from livetape.cli.ports import free_port, holder_of, is_in_use, problem_with
+from livetape.cli.running import Running, loop_factory, settle, shown_url
 
 if TYPE_CHECKING:
     from livetape.runtime import ServerInfo
     from livetape.settings import Settings
-
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command("up")
@@ -40,26 +35,32 @@ def command(ctx: click.Context, host: str | None, port: int | None, open_browser
     app = app_of(ctx)
     log_level = "debug" if app.verbose > 1 else None
     settings = app.load(host=host, port=port, log_level=log_level).settings
+    return start(app, settings, open_browser=open_browser)
+
+
+def start(
+    app: App, settings: Settings, *, open_browser: bool = False, command: str = "livetape up", **options: float
+) -> int:
+    """Everything with these settings, until a signal; the exit code."""
     check_data_dir(settings)
-    check_port(settings)
+    check_port(settings, command)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(Up(app, settings, open_browser).run())
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(Up(app, settings, open_browser, **options).run())
     except OSError as exc:
         if is_in_use(exc):
-            raise port_in_use(settings) from exc
+            raise port_in_use(settings, command) from exc
         raise
 
 
-class Up:
-    """One server, from its start to its end."""
+class Up(Running):
+    """One server with everything, from its start to its end."""
 
-    def __init__(self, app: App, settings: Settings, open_browser: bool) -> None:
-        self.app = app
+    def __init__(self, app: App, settings: Settings, open_browser: bool, **options: float) -> None:
+        super().__init__(app)
         self.settings = settings
         self.open_browser = open_browser
-        self._signals = 0
-        self._said = ExitStack()
+        self._options = options
 
     async def run(self) -> int:
         """Serve until a signal; 0 when it asked for the end and all was drained."""
@@ -69,44 +70,15 @@ class Up:
         from livetape.runtime import serve
 
         configure(self.settings)
-
-        serving = asyncio.create_task(serve(self.settings, on_ready=self._ready), name="serve")
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, serving)
-        try:
-            with self._said:
-                await serving
-        except asyncio.CancelledError:
-            if not self._signals:
-                raise
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
-        if self._signals:
-            self.app.say("stopped")
-        return 0
+        return await self.until_signal(serve(self.settings, on_ready=self._ready, **self._options))
 
     def _ready(self, info: ServerInfo) -> None:
-        # What was imported stays for good: the collector need not look at it again.
-        gc.freeze()
-        gc.set_threshold(10_000, 20, 20)  # an event makes some hundred short-lived objects, none of them a cycle
-        gc.enable()
-        self._said.enter_context(server_file(self.settings.server_file, info.url, os.getpid()))
+        settle()
+        self.said.enter_context(server_file(self.settings.server_file, info.url, os.getpid()))
         pretty = sys.stdout.isatty()
         click.echo(banner(info, self.settings, pretty=pretty), color=pretty and self.app.color(sys.stdout))
         if self.open_browser:
             click.launch(info.url)
-
-    def _on_signal(self, serving: asyncio.Task[None]) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            self.app.say("stopped at once; what was running goes on at the next start")
-            self._said.close()
-            sys.stdout.flush()
-            os._exit(EXIT_INTERRUPTED)
-        self.app.say("stopping: letting sockets and running nodes end (again to stop at once)")
-        serving.cancel()
 
 
 def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
@@ -126,7 +98,7 @@ def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
         f"  REST API   {info.url}/api{docs}",
         f"  Live       {info.ws_url}",
         *([f"  Metrics    {info.url}/metrics"] if settings.enable_metrics else []),
-        f"  State      {shorten(settings.database_path)} (SQLite, kept)  ·  bus: in-process",
+        f"  State      {shorten(settings.database_path)} (SQLite, kept)  ·  bus: {_bus(settings)}",
         f"  Found      {_count(info.graphs, 'graph')}, {_count(info.executions, 'execution')}",
         "",
         f"  Try it     {program()} {trial}    (in another terminal)",
@@ -141,6 +113,10 @@ def program() -> str:
         return "livetape"
     path = Path(sys.argv[0])
     return shorten(path.absolute()) if path.name == "livetape" else "livetape"
+
+
+def _bus(settings: Settings) -> str:
+    return shown_url(settings.bus_url) if settings.is_distributed else "in-process"
 
 
 def _count(number: int, noun: str) -> str:
@@ -186,26 +162,26 @@ def _not_writable(settings: Settings, cause: OSError | None) -> CommandError:
     )
 
 
-def check_port(settings: Settings) -> None:
+def check_port(settings: Settings, command: str = "livetape up") -> None:
     """Refuse an address that cannot be listened on, with the exact command that works."""
     problem = problem_with(settings.host, settings.port)
     if problem is None:
         return
     if is_in_use(problem):
-        raise port_in_use(settings)
+        raise port_in_use(settings, command)
     raise CommandError(
         "config",
         f"cannot listen on {settings.host}:{settings.port}",
         because=problem.strerror or str(problem),
         set_by="--host, --port or their settings",
-        fix="livetape up --host 127.0.0.1 --port 8420",
+        fix=f"{command} --host 127.0.0.1 --port 8420",
     )
 
 
-def port_in_use(settings: Settings) -> CommandError:
+def port_in_use(settings: Settings, command: str = "livetape up") -> CommandError:
     """The error that names who has the port and what to type instead."""
     holder = holder_of(settings.port)
-    words = ["livetape up"]
+    words = [command]
     if settings.host != "127.0.0.1":
         words.append(f"--host {settings.host}")
     words.append(f"--port {free_port(settings.host, settings.port)}")
@@ -218,11 +194,3 @@ def port_in_use(settings: Settings) -> CommandError:
         set_by="--port, LIVETAPE_PORT or the default 8420",
         fix=" ".join(words),
     )
-
-
-def _loop_factory() -> Callable[[], Any] | None:
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop

@@ -20,6 +20,7 @@ from livetape.gateway.messages import Push, Since, SincePosition
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
 from livetape.gateway.reader import Sleep
+from livetape.gateway.shortening import Shortening
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscription import Client, spawn_in
 from livetape.gateway.subscriptions import Opening, Subscriptions
@@ -157,7 +158,9 @@ class EventStream(_Stream):
         elif opening.lost and isinstance(self._since, SincePosition):
             # What can still be read is sent; that something is missing is said first.
             self._subscriptions.give_back(opening)
-            gap = Push(self._form.gap(self._since.offset + 1, None, self._tape.epoch))
+            is_beyond = self._since.epoch == opening.result.epoch and self._since.offset > opening.result.offset
+            first = None if is_beyond else self._since.offset + 1  # the log has lost its end: it counts on from there
+            gap = Push(self._form.gap(first, None, opening.result.epoch))
             opening = await self._subscriptions.open_tape(self._subject, self._tape, "earliest")
         self._on_start(self)
         try:
@@ -178,7 +181,13 @@ class EventStream(_Stream):
             if gap is not None:
                 self._outbox.force(gap)
             subscription = self._subscriptions.begin(
-                opening, self._form, client, each=True, announce=False, on_finished=self._outbox.close
+                opening,
+                self._form,
+                client,
+                each=True,
+                announce=False,
+                on_finished=self._outbox.close,
+                on_withdrawn=self.end,
             )
             watching = self._watch(tasks, receive)
             try:
@@ -200,6 +209,7 @@ class FollowedStream(_Stream):
         super().__init__(**options)
         self._start = start
         self._items = items
+        self._shortening = Shortening(self._options.max_event_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._on_start(self)
@@ -221,7 +231,7 @@ class FollowedStream(_Stream):
                 async for item in items:
                     async with asyncio.timeout(self._options.slow_seconds):
                         await self._outbox.room()
-                    self._outbox.force(Push(self._bytes_of(item)))
+                    self._outbox.force(Push(await self._bytes_of(item)))
         except TimeoutError:
             self._outbox.close(drop=True)  # too slow
         except Exception:
@@ -230,9 +240,12 @@ class FollowedStream(_Stream):
         else:
             self._outbox.close()
 
-    def _bytes_of(self, item: Item) -> bytes:
+    async def _bytes_of(self, item: Item) -> bytes:
         if isinstance(item, Gap):
             return self._form.gap(item.first, item.last, item.epoch)
+        (item,) = await self._shortening.fit((item,))
+        if item.shortened:
+            return self._form.shortened(item) or b""
         if len(item.payload) > self._options.max_event_bytes or item.event_type == REPLACEMENT:
             return self._form.too_large(item.offset, item.epoch, mixed=item.mixed)
         return self._form.event(item) or b""

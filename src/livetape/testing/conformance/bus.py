@@ -18,6 +18,34 @@ from livetape.errors import ChannelError, ClosedError
 from livetape.events.bus import Bus, BusMessage, Subscription
 
 
+class Collected:
+    """A sink that keeps what it is given, call by call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[BusMessage]] = []
+        self._called = asyncio.Event()
+
+    def __call__(self, messages: Sequence[BusMessage]) -> None:
+        self.calls.append(list(messages))
+        self._called.set()
+
+    @property
+    def messages(self) -> list[BusMessage]:
+        """All of them, in the order in which they came."""
+        return [message for call in self.calls for message in call]
+
+    @property
+    def data(self) -> list[bytes]:
+        """What was in them."""
+        return [message.data for message in self.messages]
+
+    async def reaches(self, count: int) -> None:
+        """Wait until there are so many messages."""
+        while len(self.messages) < count:
+            self._called.clear()
+            await self._called.wait()
+
+
 class BusSuite:
     """Cases for the Bus port. Channels are `suite/…`, so that an adapter on a shared server can prefix them."""
 
@@ -196,6 +224,101 @@ class BusSuite:
             await bus.publish("suite/a", b"y")
             assert [m.data for m in await self._take(other, 1)] == [b"y"]
 
+    # ---- sinks -----------------------------------------------------------------------------------------------------
+
+    async def test_a_sink_gets_what_is_published_after_subscribe_and_add_returned(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/a", sink=got) as subscription:
+            await bus.publish("suite/a", b"\x00 any bytes \xff")
+            await self._until_collected(got, 1)
+            await subscription.add("suite/b")
+            await bus.publish("suite/b", b"added")
+            await self._until_collected(got, 2)
+        assert got.messages == [BusMessage("suite/a", b"\x00 any bytes \xff"), BusMessage("suite/b", b"added")]
+
+    async def test_a_sink_gets_the_messages_of_a_channel_in_order(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/a", sink=got):
+            await bus.publish_many([("suite/a", b"%d" % number) for number in range(150)])
+            await self._until_collected(got, 150)
+        assert got.data == [b"%d" % number for number in range(150)]
+
+    async def test_for_a_sink_nothing_is_lost_or_doubled(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/*", sink=got):
+            for round_ in range(10):
+                await bus.publish_many([(f"suite/{number}", b"%d-%d" % (round_, number)) for number in range(20)])
+            await bus.publish("suite/end", b"end")
+            await self._until_collected(got, 201)
+            assert sorted(got.data) == sorted([b"end", *(b"%d-%d" % (r, n) for r in range(10) for n in range(20))])
+
+    async def test_a_sink_gets_a_message_once_even_when_several_patterns_match(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/*", "suite/a/*", "suite/a/b", "suite/*/b", sink=got):
+            await bus.publish("suite/a/b", b"once")
+            await bus.publish("suite/a/b", b"end")
+            await self._until_collected(got, 2)
+            assert got.data == [b"once", b"end"]
+
+    async def test_a_sink_gets_what_comes_together_in_one_call(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/*", sink=got):
+            for _ in range(10):  # what comes together is up to the network, but it is not always each alone
+                await bus.publish_many([(f"suite/{number}", b"x") for number in range(30)])
+            await self._until_collected(got, 300)
+        assert all(got.calls), "there is no call without a message"
+        assert len(got.calls) < 300
+
+    async def test_a_sink_counts_as_one_who_listens(self, bus: Bus) -> None:
+        async with await bus.subscribe("suite/a", sink=Collected()):
+            assert await bus.publish("suite/a", b"x") == 1
+            async with await bus.subscribe("suite/a", sink=Collected()), await bus.subscribe("suite/a"):
+                assert await bus.publish("suite/a", b"x") == 3
+
+    async def test_a_sink_hears_nothing_of_a_removed_channel(self, bus: Bus) -> None:
+        got = Collected()
+        async with await bus.subscribe("suite/a", "suite/b", "suite/*/c", sink=got) as subscription:
+            await subscription.remove("suite/a", "suite/*/c")
+            for channel in ("suite/a", "suite/x/c", "suite/b"):
+                await bus.publish(channel, channel.encode())
+            await self._until_collected(got, 1)
+            assert got.data == [b"suite/b"]
+
+    async def test_a_subscription_with_a_sink_yields_nothing_and_ends_when_closed(self, bus: Bus) -> None:
+        got = Collected()
+        subscription = await bus.subscribe("suite/a", sink=got)
+        reading = asyncio.ensure_future(self._drain(subscription))
+        await bus.publish("suite/a", b"x")
+        await self._until_collected(got, 1)
+        assert not reading.done()
+        await subscription.close()
+        await subscription.close()
+        assert await self._wait(reading) == []
+
+    async def test_a_sink_is_not_called_after_its_subscription_is_closed(self, bus: Bus) -> None:
+        got, other = Collected(), Collected()
+        async with await bus.subscribe("suite/a", sink=other):
+            subscription = await bus.subscribe("suite/a", sink=got)
+            await bus.publish("suite/a", b"x")
+            await subscription.close()
+            before = len(got.messages)
+            await bus.publish("suite/a", b"end")
+            await self._until_collected(other, 2)
+            await asyncio.sleep(0)
+            assert len(got.messages) == before
+
+    async def test_a_sink_is_not_called_after_the_bus_is_closed(self, bus: Bus) -> None:
+        got = Collected()
+        subscription = await bus.subscribe("suite/a", sink=got)
+        reading = asyncio.ensure_future(self._drain(subscription))
+        await bus.publish("suite/a", b"x")
+        await bus.close()
+        before = len(got.messages)
+        assert await self._wait(reading) == []
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(got.messages) == before
+
     # ---- limits and ends -------------------------------------------------------------------------------------------
 
     async def test_a_reader_that_falls_behind_loses_the_oldest_and_gets_a_marker(self, bus: Bus) -> None:
@@ -264,6 +387,11 @@ class BusSuite:
                     break
                 found.append(message.data)
         return found
+
+    async def _until_collected(self, got: Collected, count: int) -> None:
+        """Wait until the sink has so many messages."""
+        async with asyncio.timeout(self.patience_s):
+            await got.reaches(count)
 
     async def _drain(self, subscription: Subscription) -> list[bytes]:
         return [message.data async for message in subscription]

@@ -3,7 +3,8 @@
 -- KEYS  1 stream  2 meta  3 times
 -- ARGV  1 epoch  2 offset  3 now (us)  4 time of the event (us)
 --       5 milliseconds "keep keep-after-the-end extra-for-meta"
---       6 letters  7 event_type  8 data  9 timestamp of the seed's form (as in append.lua)
+--       6 letters  7 event_type  8 data  9 timestamp of the seed's form (as in append.lua), else ""
+--       10 channel, "" or none: nothing is pushed  11 what is pushed; or, where 12 is "t", what stands behind the data
 -- Returns {"stored"}, {"duplicate"}, {"absent"}, {"epoch", the tape's}, {"hole", first missing offset}, {"mixed"}
 
 local stream, meta, times = KEYS[1], KEYS[2], KEYS[3]
@@ -67,4 +68,11 @@ if ended or far or not known[4] or math.abs(ARGV[3] - known[4]) >= 30000000 then
   redis.call('PEXPIRE', meta, string.format('%.0f', tonumber(keep) + tonumber(extra)))
 end
 redis.call(unpack(set))
+if ARGV[10] and ARGV[10] ~= '' then
+  local message = ARGV[11]
+  if ARGV[12] == 't' then
+    message = '{"payload":' .. ARGV[8] .. message
+  end
+  redis.pcall('PUBLISH', ARGV[10], message)
+end
 return { 'stored' }

@@ -1,0 +1,41 @@
+"""Hears what all gateway processes must know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from livetape.errors import BusUnavailableError
+from livetape.events.backoff import Backoff
+from livetape.events.bus import Bus
+from livetape.events.channel import gateway_channel
+from livetape.gateway.control import AnyControlEvent, decode_control
+from livetape.gateway.reader import Sleep
+from livetape.observability import get_logger
+
+logger = get_logger(__name__)
+
+
+class ControlListener:
+    """Calls `handle` with each control event, and with None when some may have been lost: whenever it begins to
+    listen, too, because somebody may have been let in before."""
+
+    def __init__(self, bus: Bus, handle: Callable[[AnyControlEvent | None], None], *, sleep: Sleep) -> None:
+        self._bus = bus
+        self._handle = handle
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Until cancelled, or until the bus is closed. A link that breaks is made again for ever."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with await self._bus.subscribe(gateway_channel()) as subscription:
+                    backoff.reset()
+                    self._handle(None)
+                    async for message in subscription:
+                        event = None if message.gap else decode_control(message.data)
+                        if message.gap or event is not None:
+                            self._handle(event)
+            except BusUnavailableError as error:
+                logger.warning("cannot hear control events: %s", error, extra={"action": "control_unavailable"})
+            await self._sleep(backoff.next())

@@ -1,0 +1,228 @@
+"""The engine of one process on its data folder: store, log, bus, relay and worker, joined and running."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
+from livetape.adapters.sql.executions import SqlExecutionStore
+from livetape.adapters.sql.graphs import SqlGraphStore
+from livetape.adapters.sql.queue import SqlQueue
+from livetape.adapters.sql.relay import SqlTapeRelayStore
+from livetape.adapters.sqlite.ephemeral import SqliteEphemeral
+from livetape.adapters.sqlite.log import SqliteEventLog
+from livetape.auth import DEFAULT_USER_ID
+from livetape.clock import Clock, IdFactory, IdPool, SystemClock
+from livetape.engine.announce import Announcer
+from livetape.engine.block import Block, BlockRegistry
+from livetape.engine.blocks import builtin_blocks, installed_blocks
+from livetape.engine.commands import Commands
+from livetape.engine.divided_log import DividedLog
+from livetape.engine.executor import ExecutorOptions
+from livetape.engine.graph import Graph
+from livetape.engine.library import Graphs
+from livetape.engine.outlets import BusOutlet, CopyOutlet, LiveMessages, Outlet
+from livetape.engine.planner import Rules
+from livetape.engine.relay import Relay
+from livetape.engine.submit import Executions
+from livetape.engine.worker import Worker, WorkerOptions
+from livetape.errors import ConfigError
+from livetape.events.bus import Bus
+from livetape.events.jobs import Jobs
+from livetape.events.log import EventLog
+from livetape.examples import example_files, example_graphs
+from livetape.runtime.folder import lock, make_folders, open_database
+from livetape.runtime.ports import EventPorts, embedded_ports, link_check, redis_ports, shared_ephemeral
+from livetape.runtime.service import service
+from livetape.settings import Settings
+from livetape.store.ephemeral import Ephemeral
+
+
+@dataclass(slots=True)
+class Engine:
+    """Everything behind the API, running. `checks` say what is up, by name."""
+
+    bus: Bus
+    log: EventLog
+    blocks: BlockRegistry
+    graphs: Graphs
+    executions: Executions
+    jobs: Jobs
+    store: SqlExecutionStore
+    graph_store: SqlGraphStore
+    queue: SqlQueue
+    worker: Worker
+    relay: Relay
+    metrics: PrometheusMetrics
+    clock: Clock
+    failed: asyncio.Future[None]
+    tapes: SqliteEventLog
+    """The part of `log` that is in the database."""
+
+    ephemeral: Ephemeral
+    shared_log: EventLog | None = None
+    """The part of `log` that other processes read; None: there are none."""
+
+    checks: dict[str, Callable[[], bool]] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    ids: IdFactory | None = None,
+    extra_blocks: tuple[Block[Any], ...] = (),
+) -> AsyncIterator[Engine]:
+    """The engine on the data folder: store, log, bus, relay and worker, ready.
+
+    With a Redis bus it publishes there and copies its tapes. Redis may be away, now or later: executions go on, and
+    what they tell goes out when it is back.
+
+    Raises:
+        ConfigError: the data folder cannot be used, or another process uses it.
+        StoreError: the database is damaged, or was made by a newer version.
+    """
+    clock, ids = clock or SystemClock(), ids or IdPool()
+    async with AsyncExitStack() as stack:
+        make_folders(settings)
+        stack.enter_context(lock(settings))
+        database, writer, readers = await open_database(stack, settings)
+        blocks = load_blocks(settings, extra_blocks)
+        metrics = PrometheusMetrics(settings.metrics_namespace)
+        tapes = SqliteEventLog(writer, readers, clock=clock)
+        queue = SqlQueue(database, clock=clock)
+        distributed = settings.is_distributed
+        ports = redis_ports(stack, settings, metrics) if distributed else embedded_ports(stack, tapes)
+        relay = Relay(
+            _outlet(ports, tapes, clock, metrics), log=tapes, store=SqlTapeRelayStore(database), metrics=metrics
+        )
+        log = DividedLog(tapes, ports.log) if distributed else tapes
+        announcer = Announcer(ports.log, clock=clock) if distributed else None
+        store = SqlExecutionStore(database, on_commit=relay.offer, ring=queue.ring, clock=clock)
+        graph_store = SqlGraphStore(database)
+        worker = Worker(
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            queue=queue,
+            store=store,
+            graphs=graph_store,
+            blocks=blocks,
+            clock=clock,
+            new_id=ids,
+            metrics=metrics,
+            options=_worker_options(settings),
+            sole=True,
+        )
+        await queue.void_takes()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # The relay first: it finds what an earlier process left before anything new is written.
+        await stack.enter_async_context(service(relay.run(), relay.ready, "relay", failed))
+        await stack.enter_async_context(service(worker.run(), worker.ready, "worker", failed))
+        executions = Executions(
+            store,
+            graph_store,
+            log,
+            blocks,
+            clock=clock,
+            new_id=ids,
+            hint=worker.cancel,
+            announce=announcer.execution if announcer else _unheard,
+            relayed=relay.relayed if distributed else None,
+            max_input_bytes=settings.engine.max_input_bytes,
+        )
+        commands = Commands(ports.bus, executions, metrics=metrics)
+        await stack.enter_async_context(service(commands.run(), commands.ready, "commands", failed))
+        yield Engine(
+            bus=ports.bus,
+            log=log,
+            blocks=blocks,
+            graphs=Graphs(
+                graph_store, blocks, clock=clock, new_id=ids, announce=announcer.graph if announcer else _unheard
+            ),
+            executions=executions,
+            jobs=Jobs(ports.recorder, clock=clock),
+            store=store,
+            graph_store=graph_store,
+            queue=queue,
+            worker=worker,
+            relay=relay,
+            metrics=metrics,
+            clock=clock,
+            failed=failed,
+            tapes=tapes,
+            ephemeral=shared_ephemeral(stack, settings.ephemeral_url)
+            if settings.ephemeral_url
+            else SqliteEphemeral(writer, readers, clock=clock),
+            shared_log=ports.log if distributed else None,
+            checks={
+                "relay": relay.ready.is_set,
+                "worker": lambda: worker.ready.is_set() and not failed.done(),
+                "bus": link_check(ports.bus),
+            },
+        )
+
+
+def _outlet(ports: EventPorts, tapes: EventLog, clock: Clock, metrics: PrometheusMetrics) -> Outlet:
+    if ports.copier is None:
+        return BusOutlet(ports.bus, LiveMessages(tapes))
+    return CopyOutlet(ports.copier, ports.log, tapes, ports.bus, clock=clock, metrics=metrics)
+
+
+async def _unheard(*_: object) -> None:
+    """Tapes are read where they are written: nobody need be told of a new one."""
+
+
+def load_blocks(settings: Settings, extra: tuple[Block[Any], ...] = ()) -> BlockRegistry:
+    """The built-in blocks, those of installed packages, and those that the settings name."""
+    named: list[Block[Any]] = []
+    for source in settings.blocks:
+        module, _, function = source.partition(":")
+        try:
+            named.extend(getattr(importlib.import_module(module), function)())
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"cannot load the blocks of {source}",
+                because=str(error),
+                set_by="blocks",
+                fix="correct LIVETAPE_BLOCKS",
+            ) from error
+    return BlockRegistry([*builtin_blocks(), *installed_blocks(), *named, *extra])
+
+
+async def install_examples(engine: Engine, settings: Settings) -> None:
+    """At the first start: the graphs and files that come with the program, owned by the development user."""
+    if await engine.graph_store.count():
+        return
+    for name, content in example_files().items():
+        path = settings.files_dir / name
+        if not path.exists():
+            path.write_bytes(content)
+    for graph in example_graphs():
+        await engine.graphs.install(DEFAULT_USER_ID, Graph.model_validate(graph))
+
+
+def _worker_options(settings: Settings) -> WorkerOptions:
+    engine = settings.engine
+    return WorkerOptions(
+        concurrency=engine.concurrency,
+        lease_s=engine.lease_seconds,
+        renew_s=engine.renew_seconds,
+        sweep_s=engine.sweep_seconds,
+        executor=ExecutorOptions(
+            rules=Rules(
+                parallel_nodes=engine.parallel_nodes,
+                step_limit=engine.step_limit,
+                node_error_policy=engine.node_error_policy,
+            ),
+            cancel_grace_s=engine.cancel_grace_seconds,
+            files=settings.files_dir.absolute(),
+        ),
+    )
