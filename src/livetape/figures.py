@@ -54,6 +54,7 @@ PARTS: Final = (
             _gauge("gateway_outbox_largest_bytes", "Bytes that wait for the slowest of them."),
             _counter("gateway_events_total", "Messages that came from the bus."),
             _counter("gateway_deliveries_total", "Pushes handed over, counted once for each recipient."),
+            _counter("gateway_delivered_bytes_total", "Bytes of these pushes, without frames and TLS."),
             _counter("gateway_refused_total", "Pushes that a slow client had no room for; it reads them from the log."),
             _seconds(
                 "gateway_fan_out_seconds",

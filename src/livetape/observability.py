@@ -24,13 +24,16 @@ def get_logger(name: str) -> logging.Logger:
 
 
 _SECRETS: Final = re.compile(
-    r"((?:[?&]|\b)(?:token|access_token|ticket)=)[^&\s\"']+|(bearer[. ]+)[\w.~+/=-]+", re.IGNORECASE
+    # `token=…` of a query, `"token":"…"` of JSON (perhaps inside a JSON string), `Bearer …` and `bearer.…`
+    r"((?:[?&]|\b)(?:access_token|token|ticket)(?:=|\\*[\"']\s*:\s*\\*[\"']))[^&\s\"'\\]+|(bearer[. ]+)[\w.~+/=-]+"
+    r"|\beyJ[\w-]*(?:\.[\w-]*)*",  # a JWT, wherever it stands
+    re.IGNORECASE,
 )
 
 
 def redact(text: str) -> str:
     """The text with tokens replaced by `***`."""
-    return _SECRETS.sub(lambda found: f"{found.group(1) or found.group(2)}***", text)
+    return _SECRETS.sub(lambda found: f"{found.group(1) or found.group(2) or ''}***", text)
 
 
 OnError: TypeAlias = Callable[[BaseException, Mapping[str, Any]], object]

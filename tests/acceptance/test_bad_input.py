@@ -433,7 +433,7 @@ def test_a_broken_database_is_refused_and_left_as_it_is(make_server: MakeServer)
     ("variable", "value"),
     [
         ("LIVETAPE_PORT", "many"),
-        ("LIVETAPE_BUS", "redis://127.0.0.1"),
+        ("LIVETAPE_BUS", "nats://127.0.0.1"),
         ("LIVETAPE_ENGINE__LEASE_SECONDS", "-1"),
         ("LIVETAPE_BLOCKS", "nowhere:blocks"),
         ("LIVETAPE_JWT_VERIFY_KEY", "short"),

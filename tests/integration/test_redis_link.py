@@ -438,6 +438,17 @@ async def test_the_answers_after_a_loss_are_truthful(own_redis: RedisServer) -> 
         await commands.send(("PING",))
 
 
+async def test_a_busy_loop_is_no_server_that_is_away(redis_url: str) -> None:
+    endpoint = Endpoint.from_url(redis_url)
+    commands = PipelinedCommands(Dialer(endpoint, locator_of(endpoint)), patience_s=0.1)
+    answer = commands.send(("PING",))
+    for _ in range(6):
+        time.sleep(0.05)  # others on the loop take their time, while the connection is made
+        await asyncio.sleep(0)
+    assert await answer == b"PONG"
+    await commands.close()
+
+
 async def test_commands_leave_in_order_and_many_at_once(own_redis: RedisServer) -> None:
     endpoint = Endpoint.from_url(own_redis.url())
     commands = PipelinedCommands(Dialer(endpoint, locator_of(endpoint)), patience_s=PATIENCE_S)

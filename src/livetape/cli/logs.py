@@ -8,10 +8,20 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
-from livetape.gateway.redaction import RedactTokens
+from livetape.observability import redact
 from livetape.settings import Settings
 
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class Lines(logging.Formatter):
+    """Lines for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -27,17 +37,16 @@ class JsonLines(logging.Formatter):
         told |= {name: value for name, value in vars(record).items() if name not in STANDARD and name not in told}
         if record.exc_info:
             told["stack"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False, default=str)
+        return redact(json.dumps(told, ensure_ascii=False, default=str))
 
 
 def configure(settings: Settings) -> None:
     """For a process that serves. Replaces what was configured before."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RedactTokens())
     if settings.log_format == "json":
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Lines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("livetape").setLevel(settings.log_level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -45,5 +54,6 @@ def configure(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate, logger.disabled = True, False
-        # Its INFO lines tell of every connection.
-        logger.setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+        # Its INFO lines tell of every connection. On DEBUG there would be pieces of what is said on sockets: users'
+        # data, and parts of tokens that nothing could be known by.
+        logger.setLevel("INFO" if settings.log_level == "debug" else "WARNING")

@@ -214,40 +214,38 @@ class Gateway:
         """One socket, from its handshake to its end."""
         span = self._tracer.begin("gateway.handshake")
         try:
-            await self._let_in(transport, span)
-        finally:
-            span.end(outcome="turned away")
-
-    async def _let_in(self, transport: Transport, span: Span) -> None:
-        with suppress(TransportClosedError):
-            facts = transport.facts
-            if not self._authenticator.origins.permits(facts.origin, facts.host):
-                self._metrics.count("gateway_rejected_total", reason="origin")
-                await transport.reject(403, "This origin may not connect")
-                return
-            if self._is_closed():
-                await self._turn_away(transport)
-                return
-            try:
-                principal = await self._doorkeeper.authenticate(facts)
-                channel = notification_channel(principal.user_id)
-            except NotAuthorizedError:
-                await transport.reject(403, "This origin may not connect")
-            except AuthError as error:
-                await self._refuse(transport, close_code_of(error))
-            except ChannelError:  # a user id that cannot be part of a channel name is none
-                await self._refuse(transport, CloseCode.NO_USER)
-            except LivetapeError as error:
-                if not error.retryable:
-                    raise
-                await self._turn_away(transport)
-            else:
+            with suppress(TransportClosedError):
+                facts = transport.facts
+                if not self._authenticator.origins.permits(facts.origin, facts.host):
+                    self._metrics.count("gateway_rejected_total", reason="origin")
+                    await transport.reject(403, "This origin may not connect")
+                    return
                 if self._is_closed():
                     await self._turn_away(transport)
-                elif self._is_full(principal):
-                    await self._refuse(transport, CloseCode.TOO_MANY, self._too_many())
+                    return
+                try:
+                    principal = await self._doorkeeper.authenticate(facts)
+                    channel = notification_channel(principal.user_id)
+                except NotAuthorizedError:
+                    self._metrics.count("gateway_rejected_total", reason="origin")
+                    await transport.reject(403, "This origin may not connect")
+                except AuthError as error:
+                    await self._refuse(transport, close_code_of(error))
+                except ChannelError:  # a user id that cannot be part of a channel name is none
+                    await self._refuse(transport, CloseCode.NO_USER)
+                except LivetapeError as error:
+                    if not error.retryable:
+                        raise
+                    await self._turn_away(transport)
                 else:
-                    await self._connect(transport, principal, channel, span)
+                    if self._is_closed():
+                        await self._turn_away(transport)
+                    elif self._is_full(principal):
+                        await self._refuse(transport, CloseCode.TOO_MANY, self._too_many())
+                    else:
+                        await self._connect(transport, principal, channel, span)
+        finally:
+            span.end(outcome="turned away")
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 

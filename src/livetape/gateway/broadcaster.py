@@ -21,7 +21,7 @@ from livetape.gateway.messages import Push, WSMethod
 from livetape.gateway.reader import Sleep, TapeReader
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic
-from livetape.observability import Metrics, NoTracing, Span, Tracer, get_logger, is_sampled
+from livetape.observability import Metrics, Span, Tracer, get_logger, is_sampled
 
 logger = get_logger(__name__)
 
@@ -57,7 +57,7 @@ class Broadcaster:
         self._hub = hub
         self._reader = reader
         self._metrics = metrics
-        self._tracer = tracer or NoTracing()
+        self._tracer = tracer
         self._spans: list[Span] = []
         """Of the sampled events that are being handed over."""
         self._sleep = sleep
@@ -234,7 +234,7 @@ class Broadcaster:
 
     def receive(self, messages: Sequence[BusMessage]) -> None:
         """The sink of the bus: what came together, in order, and is handed on together. Never waits, never raises."""
-        begun = perf_counter()
+        begun, tracer = perf_counter(), self._tracer
         dispatch, express = self._hub.dispatch, self._hub.express
         for channel, data, gap in messages:
             try:
@@ -248,9 +248,8 @@ class Broadcaster:
                 if channel.startswith(_NOTIFICATIONS):
                     self._notify(channel, envelope.payload)
                     continue
-                traceparent = envelope.traceparent
-                if traceparent is not None and is_sampled(traceparent):
-                    self._trace(channel, traceparent)
+                if tracer is not None and envelope.traceparent is not None and is_sampled(envelope.traceparent):
+                    self._trace(tracer, channel, envelope.traceparent)
                 for topic in dispatch(channel, envelope):
                     self.heal(topic, is_replacement=envelope.event_type == REPLACEMENT and envelope.offset is None)
             except CodecError:
@@ -272,12 +271,12 @@ class Broadcaster:
             self._timed_at = begun
             self._metrics.observe("gateway_fan_out_seconds", perf_counter() - begun)
 
-    def _trace(self, channel: str, traceparent: str) -> None:
+    def _trace(self, tracer: Tracer, channel: str, traceparent: str) -> None:
         topics = self._hub.routed(channel)
         if topics:
             recipients = sum(len(group.members()) for topic in topics for group in topic.groups.values())
             kind = topics[0].subject.kind.value
-            span = self._tracer.begin("gateway.fan_out", traceparent=traceparent, kind=kind, recipients=recipients)
+            span = tracer.begin("gateway.fan_out", traceparent=traceparent, kind=kind, recipients=recipients)
             self._spans.append(span)
 
     def _broken(self) -> None:
@@ -295,9 +294,10 @@ class Broadcaster:
         tally = self._hub.tally
         if tally.delivered:
             self._metrics.count("gateway_deliveries_total", tally.delivered)
+            self._metrics.count("gateway_delivered_bytes_total", tally.delivered_bytes)
         if tally.refused:
             self._metrics.count("gateway_refused_total", tally.refused)
-        tally.delivered = tally.refused = 0
+        tally.delivered = tally.delivered_bytes = tally.refused = 0
 
     # ---- repair --------------------------------------------------------------------------------------------------
 

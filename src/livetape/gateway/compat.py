@@ -152,22 +152,23 @@ class CompatResume:
         while True:
             look = asyncio.create_task(self._look_round(slot), name="look for a lost socket")
             try:
-                found = await asyncio.shield(look)
-            except LivetapeError as error:
-                _warn("cannot look for what a client watched before", error)
-                if away > self._keep_s:  # it is not kept any more
-                    return []
-                pause = backoff.next()
-                away += pause
+                try:
+                    found = await asyncio.shield(look)
+                except LivetapeError as error:
+                    _warn("cannot look for what a client watched before", error)
+                    if away > self._keep_s:  # it is not kept any more
+                        return []
+                    pause = backoff.next()
+                    away += pause
+                else:
+                    if found.taken or not found.is_doubtful or waited > DEAD_AFTER_S:
+                        return found.taken
+                    pause = BEAT_S
+                    waited += pause
+                await self._sleep(pause)
             except asyncio.CancelledError:
                 self._spawn(_give_back(look, slot))
                 raise
-            else:
-                if found.taken or not found.is_doubtful or waited > DEAD_AFTER_S:
-                    return found.taken
-                pause = BEAT_S
-                waited += pause
-            await self._sleep(pause)
 
     async def settled(self) -> None:
         """All that was given back is written down."""

@@ -350,12 +350,13 @@ class Connection:
     async def restore(self) -> None:
         """Go on with what is owed to the client, which is told nothing."""
         for subject, position in tuple(self._owed.items()):
+            if not self.session.is_plain:
+                break  # it continues by itself
             opening = await self._reopen(Kept(subject, position)) if self.session.has_room else None
-            if self._gone or self.close_code is not None or subject not in self._owed:
-                if opening is not None:
-                    self._services.subscriptions.give_back(opening)
-            elif opening is None:
+            if opening is None:
                 self._disown(subject)
+            elif self._gone or self.close_code is not None or subject not in self._owed:
+                self._services.subscriptions.give_back(opening)
             else:
                 channel = subject.client_channel(self.session.principal.user_id)
                 self.session.restored(subject, channel)
@@ -388,7 +389,6 @@ class Connection:
             self.arrived[subject] = subscription.resume_position
 
     def _disown(self, subject: Subject) -> None:
-        """This is not kept for another socket: nobody watches it, or it is known anew where it stands."""
         self._owed.pop(subject, None)
         self.arrived.pop(subject, None)
 

@@ -64,6 +64,7 @@ class Tally:
     """What was handed over since it was last looked at. Counted per push, not per recipient."""
 
     delivered: int = 0
+    delivered_bytes: int = 0
     refused: int = 0
 
 
@@ -304,6 +305,7 @@ class FanOut:
                     write(frame)
                 self._handing = False
                 self._tally.delivered += len(writers) * push.count
+                self._tally.delivered_bytes += len(writers) * push.size
             if slow:
                 refused = self._hand(group, push, slow, before)
                 if refused and ending:  # they are told when they have read it in the log
@@ -370,6 +372,7 @@ class FanOut:
             write(frame)
         self._handing = False
         self._tally.delivered += len(some) * part.push.count
+        self._tally.delivered_bytes += len(some) * part.push.size
         return None if left is None else left - len(some)
 
     def _put(self, job: _Job, part: _Part, left: int | None) -> int | None:
@@ -390,6 +393,7 @@ class FanOut:
         finally:
             self._handing = False
         self._tally.delivered += (len(members) - len(refused)) * push.count
+        self._tally.delivered_bytes += (len(members) - len(refused)) * push.size
         self._tally.refused += len(refused) * push.count
         if before is not None:
             for member in refused:

@@ -135,6 +135,7 @@ class Hub:
         listeners = self._listeners.get(channel, ())
         taken = sum(put(push) for put in listeners)
         self.tally.delivered += taken
+        self.tally.delivered_bytes += taken * push.size
         self.tally.refused += len(listeners) - taken
 
 

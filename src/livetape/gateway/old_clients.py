@@ -79,7 +79,8 @@ class OldClients:
         slot = self._compat.slot(connection.principal.user_id)
         kept = await self._compat.take(slot)
         if not kept or not connection.session.is_plain:
-            self._spawn(slot.drop())
+            if slot.key is not None:
+                self._spawn(slot.drop())
             return
         # Until it is lost or all is restored, what was taken stands in its slot: it is owed, and nobody else's.
         own, connection.slot = connection.slot, connection.slot or slot

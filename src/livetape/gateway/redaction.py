@@ -10,11 +10,22 @@ __all__ = ["RedactTokens", "redact"]
 
 
 class RedactTokens(logging.Filter):
-    """Put it on the handlers (or on `uvicorn.access` and `uvicorn.error`): records leave without tokens."""
+    """Put it on the handlers (or on `uvicorn.access` and `uvicorn.error`): messages leave without tokens.
+
+    The text of an exception is made later, by the formatter.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str):
             record.msg = redact(record.msg)
         if isinstance(record.args, tuple):
-            record.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in record.args)
+            record.args = tuple(_redacted(arg) for arg in record.args)
         return True
+
+
+def _redacted(arg: object) -> object:
+    if arg is None or isinstance(arg, int | float):  # `%d` wants a number
+        return arg
+    text = str(arg)
+    safe = redact(text)
+    return arg if safe == text else safe

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from livetape.observability import NoTracing, Tracer
+from livetape.observability import Tracer
 
 
-def tracer() -> Tracer:
-    """By OpenTelemetry when somebody has loaded it and set a provider; it is never imported for that."""
+def tracer() -> Tracer | None:
+    """By OpenTelemetry when somebody has loaded it and set a provider; it is never imported for that. Else None."""
     if "opentelemetry.trace" in sys.modules:
         from livetape.adapters.opentelemetry.tracing import tracer_of_process
 
-        return tracer_of_process() or NoTracing()
-    return NoTracing()
+        return tracer_of_process()
+    return None

@@ -11,6 +11,8 @@ import pytest
 import uvicorn.config
 
 from livetape.cli.logs import configure
+from livetape.gateway.redaction import RedactTokens
+from livetape.observability import redact
 from livetape.settings import Settings
 
 NAMES = ("", "livetape", "uvicorn", "uvicorn.error", "uvicorn.access")
@@ -55,6 +57,45 @@ def test_tokens_never_leave(form: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert told.count("\n") == 2
     assert "abc" not in told
     assert "***" in told
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_tokens_leave_neither_with_an_exception_nor_with_what_was_given_beside(
+    form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure(Settings(log_format=form, log_level="debug"))
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJVIn0.c2lnbmF0dXJl"
+    try:
+        raise ValueError(f"cannot read {token}")
+    except ValueError:
+        logging.getLogger("livetape.x").exception("a client says %s", {"token": "secret"}, extra={"what": [token]})
+    logging.getLogger("uvicorn.error").debug("< TEXT 'hello'")
+    told = capfd.readouterr().err
+    assert "ValueError" in told
+    for part in ("secret", "c2lnbmF0dXJl", "eyJ", "hello"):
+        assert part not in told
+    if form == "json":
+        assert json.loads(told)["what"] == ["***"]
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("/ws?token=a.b&x=1", "/ws?token=***&x=1"),
+        ("&access_token=abc ticket=def", "&access_token=*** ticket=***"),
+        ('{"token": "abc", "x": "abc"}', '{"token": "***", "x": "abc"}'),
+        ('"{\\"ticket\\":\\"abc\\"}"', '"{\\"ticket\\":\\"***\\"}"'),
+        ("livetape.v1, bearer.abc.def", "livetape.v1, bearer.***"),
+        ("Authorization: Bearer abc", "Authorization: Bearer ***"),
+        ("told eyJhbGci...XYZ] twice", "told ***] twice"),
+        ("a token is missing; tokens: 3; survey", "a token is missing; tokens: 3; survey"),
+    ],
+)
+def test_what_is_taken_for_a_token(text: str, safe: str) -> None:
+    assert redact(text) == safe
+    record = logging.makeLogRecord({"msg": "%s %d", "args": ({text: text}, 3)})
+    assert RedactTokens().filter(record)
+    assert record.getMessage() == redact(f"{ {text: text} } 3")
 
 
 def test_only_what_was_asked_for_is_logged(capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Final
 
 from opentelemetry import trace
 
-from livetape.observability import Attribute, Span, Tracer
+from livetape.observability import Attribute, NoSpan, Span, Tracer, get_logger
+
+logger = get_logger(__name__)
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
 
@@ -22,9 +25,10 @@ class OpenTelemetrySpan(Span):
         self._span = span
 
     def end(self, **attributes: Attribute) -> None:
-        if self._span.is_recording():  # not any more once it has ended
-            self._span.set_attributes(_named(attributes))
-            self._span.end()
+        with suppress(Exception):  # a processor of the application's
+            if self._span.is_recording():  # not any more once it has ended
+                self._span.set_attributes(_named(attributes))
+                self._span.end()
 
 
 class OpenTelemetryTracer(Tracer):
@@ -41,7 +45,11 @@ class OpenTelemetryTracer(Tracer):
             parent = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
         kind = trace.SpanKind.SERVER if found is None else trace.SpanKind.CONSUMER
-        return OpenTelemetrySpan(self._tracer.start_span(name, context, kind, _named(attributes)))
+        try:
+            return OpenTelemetrySpan(self._tracer.start_span(name, context, kind, _named(attributes)))
+        except Exception:  # a sampler or a processor of the application's
+            logger.debug("no span", exc_info=True, extra={"action": "span_failed"})
+            return NoSpan()
 
 
 def tracer_of_process() -> Tracer | None:

@@ -18,12 +18,15 @@ from livetape.observability import get_logger
 logger = get_logger(__name__)
 
 PATIENCE_S: Final = 1.0
+LOOKS: Final = 8
+"""In its patience a command is looked at so often. A loop that is too busy to connect does not look more often."""
 
 
 class _Parked(NamedTuple):
     packed: bytes
     answer: asyncio.Future[Any]
-    until: float
+    until: int
+    """Given up with this look."""
 
 
 class PipelinedCommands:
@@ -51,6 +54,7 @@ class PipelinedCommands:
         self._parked: deque[_Parked] = deque()
         self._parked_bytes = 0
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._looks = 0
         self._connecting: asyncio.Task[None] | None = None
         self._dialing = False
         self._away_since: float | None = None
@@ -97,10 +101,12 @@ class PipelinedCommands:
         if self._parked_bytes > self._max_queued_bytes:
             answer.set_exception(RedisLinkError("too much waits for a connection", sent=False))
             return
-        self._parked.append(_Parked(packed, answer, now + self._patience_s))
+        # The next look may come at once, if there is one on its way.
+        until = self._looks + LOOKS + (self._sweep_timer is not None)
+        self._parked.append(_Parked(packed, answer, until))
         self._parked_bytes += len(packed)
         if self._sweep_timer is None:
-            self._sweep_timer = loop.call_later(self._patience_s, self._sweep, loop)
+            self._sweep_timer = loop.call_later(self._patience_s / LOOKS, self._sweep, loop)
         if self._connecting is None:
             self._connecting = loop.create_task(self._connect(loop), name="livetape-redis-connect")
             self._connecting.add_done_callback(self._connected)
@@ -108,11 +114,11 @@ class PipelinedCommands:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Who has waited long enough is told so."""
         self._sweep_timer = None
-        now = loop.time()
-        while self._parked and self._parked[0].until <= now:
+        self._looks += 1
+        while self._parked and self._parked[0].until <= self._looks:
             self._refuse(self._parked.popleft())
         if self._parked:
-            self._sweep_timer = loop.call_later(self._parked[0].until - now, self._sweep, loop)
+            self._sweep_timer = loop.call_later(self._patience_s / LOOKS, self._sweep, loop)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until it is there, or nobody has waited for it during a whole attempt."""
