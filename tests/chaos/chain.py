@@ -111,6 +111,9 @@ class Chain:
             if "offset" not in keys:
                 self.complaints.append(f"{self.name}: without a number: {message.data[:120]!r}")
                 return
+            if keys.get("truncated") is True:  # told to be not the whole; what it is nobody can check here
+                self._not_whole(keys["offset"], keys["epoch"])
+                return
             self._event(keys["offset"], keys["epoch"], message.data, final=keys.get("final", False))
         elif message.method == "gap":
             gap = json.loads(message.data)
@@ -125,10 +128,13 @@ class Chain:
             if self.epoch and where != (self.epoch, self.offset) and not self._told:
                 self.complaints.append(f"{self.name}: complete at {where}, but it has {self.epoch} {self.offset}")
         elif message.method == "error" and keys.get("code") == "payload_too_large" and "offset" in keys:
-            self.too_large.append((keys["epoch"], keys["offset"]))
-            self._step(keys["offset"], keys["epoch"], "too large")
-            self._lose(f"too large: {keys['epoch']} {keys['offset']}")
-            self._next = keys["offset"] + 1
+            self._not_whole(keys["offset"], keys["epoch"])
+
+    def _not_whole(self, offset: int, epoch: str) -> None:
+        self.too_large.append((epoch, offset))
+        self._step(offset, epoch, "too large")
+        self._lose(f"too large: {epoch} {offset}")
+        self._next = offset + 1
 
     def _event(self, offset: int, epoch: str, payload: bytes, *, final: bool) -> None:
         if self.final and not self._told:

@@ -170,6 +170,13 @@ def test_nothing_can_hide_between_two_events() -> None:
     assert list(made.judge(chain)) != []
 
 
+def test_an_event_that_is_shortened_is_not_taken_for_the_whole() -> None:
+    shortened = event(2)[:-1] + b',"truncated":true}'
+    seen = [reply(6), event(1), shortened, event(3), event(4), event(5), event(6)]
+    assert judge_texts(seen, truth(), may_lose=True) == []
+    assert judge_texts(seen, truth()) != []
+
+
 def test_an_event_too_large_is_told_and_the_next_follows() -> None:
     told = (
         b'{"method":"error","data":null,"success":false,"channel":"%b","error":"Event too large",'

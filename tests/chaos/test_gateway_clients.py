@@ -175,7 +175,7 @@ async def test_a_client_that_is_stopped_is_closed_and_reads_why(tmp_path: Path) 
 
 
 async def test_thirty_three_megabytes_do_not_end_a_socket(tmp_path: Path) -> None:
-    """The event is on the tape; on the bus stands the notice, and the socket is told where it would have been."""
+    """The event is on the tape; on the bus stands the notice, and the socket is sent it shortened, and told so."""
     async with Site(tmp_path, durable=False) as site:
         await site.busy(10, jobs=1, executions=0)
         source = site.sources[0]
