@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.auth import Authenticator, TokenOptions, TokenVerifier
-from livetape.gateway.app import create_gateway
+from livetape.gateway.app import Gateway
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.transports.http import http_protocol
 from livetape.gateway.transports.uvicorn import GatewayProtocol
@@ -32,7 +32,7 @@ async def main(port: int, url: str, key: str) -> None:
     backend = await open_direct(url)
     assert backend.log is not None
     authenticator = Authenticator(TokenVerifier(TokenOptions(verify_key=key)))
-    gateway = create_gateway(OPTIONS, backend.bus, backend.log, authenticator, metrics=metrics)
+    gateway = Gateway(OPTIONS, backend.bus, backend.log, authenticator, metrics=metrics)
 
     async def metrics_text(request: Request) -> Response:
         text, kind = metrics.render()

@@ -368,6 +368,3 @@ class _Refused(Receiver):
     def lost(self, *, clean: bool, left: bool = False) -> None:
         if not self.gone.done():
             self.gone.set_result(None)
-
-
-create_gateway = Gateway

@@ -13,6 +13,9 @@ from typing import Final, Protocol, TypeAlias
 from livetape.events.log import Position, Tape
 from livetape.gateway.forms import Form
 from livetape.gateway.messages import Push
+from livetape.observability import get_logger
+
+logger = get_logger(__name__)
 
 SLICE: Final = 512
 """So many deliveries are made before others on the event loop get their turn."""
@@ -27,7 +30,7 @@ Before: TypeAlias = tuple[str, int]
 """A position as epoch and offset: cheaper to make than a `Position`, and seldom needed."""
 
 Writer: TypeAlias = Callable[[bytes], object]
-"""Takes whole frames for one client, without a word back. It does not raise."""
+"""Takes whole frames for one client, without a word back."""
 
 
 class Member(Protocol):
@@ -300,10 +303,7 @@ class FanOut:
             slow = list(circle.slow) if circle.slow else None
             if circle.fast:
                 frame, writers = push.frame, list(circle.fast.values())
-                self._handing = True
-                for write in writers:
-                    write(frame)
-                self._handing = False
+                self._write_each(writers, frame)
                 self._tally.delivered += len(writers) * push.count
                 self._tally.delivered_bytes += len(writers) * push.size
             if slow:
@@ -367,13 +367,23 @@ class FanOut:
             some, part.writers = writers[:left], writers[left:]
         else:
             some, part.writers = writers, []
-        self._handing = True
-        for write in some:
-            write(frame)
-        self._handing = False
+        self._write_each(some, frame)
         self._tally.delivered += len(some) * part.push.count
         self._tally.delivered_bytes += len(some) * part.push.size
         return None if left is None else left - len(some)
+
+    def _write_each(self, writers: list[Writer], frame: bytes) -> None:
+        """One that fails ends nothing for the others: its socket is about to be lost."""
+        rest = iter(writers)
+        self._handing = True
+        while True:
+            try:
+                for write in rest:
+                    write(frame)
+                break
+            except Exception:
+                logger.exception("a socket took no frame", extra={"action": "write_failed"})
+        self._handing = False
 
     def _put(self, job: _Job, part: _Part, left: int | None) -> int | None:
         if left is not None and left < len(part.slow):
@@ -387,11 +397,18 @@ class FanOut:
 
     def _hand(self, group: Group, push: Push, members: list[Member], before: Before | None) -> list[Member]:
         """Returns who refused."""
+        refused: list[Member] = []
+        rest = iter(members)
         self._handing = True
-        try:
-            refused = [member for member in members if not member.put(push)]
-        finally:
-            self._handing = False
+        while True:
+            try:
+                for member in rest:
+                    if not member.put(push):
+                        refused.append(member)  # noqa: PERF401 - what refused before one that fails counts
+                break
+            except Exception:
+                logger.exception("a client took nothing", extra={"action": "write_failed"})
+        self._handing = False
         self._tally.delivered += (len(members) - len(refused)) * push.count
         self._tally.delivered_bytes += (len(members) - len(refused)) * push.size
         self._tally.refused += len(refused) * push.count

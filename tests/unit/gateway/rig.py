@@ -24,7 +24,7 @@ from livetape.events.channel import (
 )
 from livetape.events.codec import Envelope
 from livetape.events.log import EventLog, NewEvent, Position
-from livetape.gateway.app import Gateway, create_gateway
+from livetape.gateway.app import Gateway
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.transport import Receiver, Transport, TransportClosedError
@@ -371,7 +371,7 @@ async def rigged(
     log = log or FakeLog(clock)
     counts = Counts()
     limits = {"refuse_delay_min_seconds": 0, "refuse_delay_max_seconds": 0, "close_seconds": 0.2, **options}
-    gateway = create_gateway(
+    gateway = Gateway(
         GatewayOptions(**limits),
         bus,
         log,

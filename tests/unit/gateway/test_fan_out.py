@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,6 +225,28 @@ def test_those_with_a_straight_way_are_handed_the_frame_that_all_share() -> None
     assert {id(frame) for frame in frames} == {id(frames[0])}
     assert frames == [b"\x81\x01x"] * (WIDE)
     assert watchers[0].got == [b"x"]
+
+
+@pytest.mark.parametrize("straight", [False, True])
+def test_one_that_fails_ends_nothing_for_the_others(straight: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(data: object) -> bool:
+        raise RuntimeError("closed")
+
+    watchers, group = [Watcher() for _ in range(5)], group_of()
+    fan_out = FanOut(Tally(), later=Turns().later)
+    for number, watcher in enumerate(watchers):
+        if straight:
+            watcher.straight()
+        if number == 2 and straight:
+            watcher.writer = fail
+        elif number == 2:
+            setattr(watcher, "put", fail)  # noqa: B010 - a method is replaced
+        fan_out.join(group, watcher)
+    for number in range(2):
+        fan_out.put(group, Push(b"%d" % number), AT[number])
+        fan_out.flush()
+    assert [len(watcher.got) for watcher in watchers] == [2, 2, 0, 2, 2]
+    assert len(caplog.records) == 2
 
 
 def test_who_loses_its_way_while_it_is_handed_something_has_it_and_is_asked_from_then_on() -> None:
