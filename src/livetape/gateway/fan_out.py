@@ -383,6 +383,7 @@ class FanOut:
                 break
             except Exception:
                 logger.exception("a socket took no frame", extra={"action": "write_failed"})
+                self._tally.refused += 1
         self._handing = False
 
     def _put(self, job: _Job, part: _Part, left: int | None) -> int | None:
@@ -398,16 +399,15 @@ class FanOut:
     def _hand(self, group: Group, push: Push, members: list[Member], before: Before | None) -> list[Member]:
         """Returns who refused."""
         refused: list[Member] = []
-        rest = iter(members)
         self._handing = True
-        while True:
+        for member in members:
             try:
-                for member in rest:
-                    if not member.put(push):
-                        refused.append(member)  # noqa: PERF401 - what refused before one that fails counts
-                break
+                taken = member.put(push)
             except Exception:
                 logger.exception("a client took nothing", extra={"action": "write_failed"})
+                taken = False  # counted as such, and read from the log again
+            if not taken:
+                refused.append(member)
         self._handing = False
         self._tally.delivered += (len(members) - len(refused)) * push.count
         self._tally.delivered_bytes += (len(members) - len(refused)) * push.size
