@@ -23,8 +23,9 @@ import httpx2
 from machine import cpu_times, facts, sample, steal_percent
 
 from acceptance.api import Api, Item, Started, graph, link, node
-from acceptance.server import COMMAND, Server
+from acceptance.server import Server
 from acceptance.watch import Watcher
+from livetape_process import COMMAND
 
 STORE = "1ff065e9-88e8-4358-9d82-8dc91f622ba9"
 STEP = "f66a3543-28d3-4ab5-8945-9b336371e2ce"

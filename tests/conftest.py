@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,12 @@ import hypothesis
 import pytest
 
 import support
+from postgres_server import PostgresServer
+from postgres_server import running as running_postgres
+from rabbit import RabbitServer
+from rabbit import running as running_rabbit
 from servers import Flavour, RedisServer, cluster, running
+from virtual_time import VirtualTimeLoop
 
 CI = os.environ.get("CI", "") in {"true", "1"}
 
@@ -33,6 +39,7 @@ hypothesis.settings.register_profile("dev", print_blob=True, deadline=None, supp
 hypothesis.settings.load_profile("ci" if CI else "dev")
 
 ALONE = ("serial", "browser")
+LONG_S = 180
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,9 +65,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         alone = any(item.get_closest_marker(name) for name in ALONE)
         (kept if alone == (part == "alone") else left).append(item)
-    items[:] = kept
+    items[:] = sorted(kept, key=_is_quick)
     if left:
         config.hook.pytest_deselected(items=left)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    """The others go first, so that none of them is left to one worker while the rest has nothing to do."""
+    patience = item.get_closest_marker("timeout")
+    return patience is None or patience.args[0] < LONG_S
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualTimeLoop}
+    return {"real": asyncio.new_event_loop}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -195,3 +214,38 @@ def own_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisS
 def redis_cluster(redis_servers: RedisServers) -> list[RedisServer]:
     """Three masters that other tests use too."""
     return redis_servers.cluster("redis")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server that other tests use too. Mark the test with needs("postgres"); do not stop it."""
+    with running_postgres(PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database of the test's own."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def own_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A server of the test's own, which it may stop, kill, pause and start again."""
+    with running_postgres(PostgresServer(**getattr(request, "param", {}))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A running broker that other tests use too; names begin with a prefix of the test's own. Mark the test with
+    needs("rabbitmq"); do not stop it."""
+    with running_rabbit(RabbitServer(tmp_path_factory.mktemp("rabbitmq"))) as server:
+        yield server
+
+
+@pytest.fixture
+def own_rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+    """A broker of the test's own, which it may kill, pause and start again. Six seconds."""
+    with running_rabbit(RabbitServer(tmp_path / "rabbitmq")) as server:
+        yield server

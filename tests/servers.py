@@ -172,7 +172,8 @@ def guarded_pair(folder: Path) -> Iterator[tuple[RedisServer, RedisServer, int]]
 
     Its password is `guard`, the service `svc`.
     """
-    first, second = RedisServer("redis", folder / "first"), RedisServer("redis", folder / "second")
+    # Without the delay a master waits for more replicas before it copies its data to the first.
+    first, second = (RedisServer("redis", folder / name, repl_diskless_sync_delay=0) for name in ("first", "second"))
     with running(first), running(second):
         second.cli("REPLICAOF", "127.0.0.1", first.port)
         _until(lambda: "master_link_status:up" in second.cli("INFO", "replication"))

@@ -13,16 +13,22 @@ import uvicorn
 PATIENCE_S = 10.0
 
 
-class Server(uvicorn.Server):
+class _Server(uvicorn.Server):
     """Signals are not its business."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+    async def main_loop(self) -> None:
+        """As the base's, which looks ten times a second whether it shall stop."""
+        await self.on_tick(0)
+        await self.stopping.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -30,8 +36,8 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Any, **options: Any) -> AsyncIterator[int]:
-    """Yields the port."""
+async def serving(app: Any, *, port: int = 0, **options: Any) -> AsyncIterator[int]:
+    """Yields the port, a free one unless it is given, when the server listens there and the lifespan has begun."""
     settings = {
         "ws_per_message_deflate": False,
         "proxy_headers": False,
@@ -41,15 +47,14 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[int]:
         "access_log": False,
         "timeout_graceful_shutdown": 2,
     }
-    server = Server(uvicorn.Config(app, **settings | options))
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-        port: int = listener.getsockname()[1]
+    server = _Server(uvicorn.Config(app, **settings | options))
+    with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
         running = asyncio.create_task(server.serve(sockets=[listener]))
         async with asyncio.timeout(PATIENCE_S):
             await server.ready.wait()
         try:
-            yield port
+            yield listener.getsockname()[1]
         finally:
-            server.should_exit = True
+            server.stopping.set()
             async with asyncio.timeout(PATIENCE_S):
                 await running

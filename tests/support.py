@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ def free_port() -> int:
         return port
 
 
+def search_path() -> str:
+    """PATH, and where Debian keeps servers that users do not start by name; `scripts/services` looks there too."""
+    postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return os.pathsep.join([os.environ.get("PATH", ""), *map(str, postgres), "/usr/lib/rabbitmq/bin", "/usr/sbin"])
+
+
 @dataclass(frozen=True)
 class Service:
     """A program beside Python that tests need: one line of `tests/services.txt`."""
@@ -28,7 +35,7 @@ class Service:
 
     @property
     def path(self) -> str | None:
-        return shutil.which(self.command)
+        return shutil.which(self.command, path=search_path())
 
     @property
     def remedy(self) -> str:

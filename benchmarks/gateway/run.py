@@ -3,7 +3,8 @@
 Each server has the first processor for itself; the load client, which also publishes, and Redis have the second. The
 figure is what the server spends: processor seconds for a million deliveries, as a ratio to the C limit of the same
 run (c/limit.c), and to the seed's architecture (reference.py). Wall-clock rates move with the machine and are for
-orientation. Medians; the servers take turns, and a run during which the host stole more than 3 % does not count.
+orientation. Medians; the servers take turns, ratios are those of runs that followed each other, and a run during which
+the host stole more than 3 % does not count.
 """
 
 from __future__ import annotations
@@ -246,10 +247,9 @@ class Bench:
                         print(f"{scenario.name} {name} FAILED: {failure}", flush=True)
         medians = {name: summary(of) for name, of in measured.items() if of and name not in failed}
         for base in ("limit", "reference"):
-            against = medians.get(base, {}).get(scenario.figure)
-            for figures in medians.values():
-                if against:
-                    figures[f"of_{base}"] = round(figures[scenario.figure] / against, 3)
+            if base in medians:
+                for name, figures in medians.items():
+                    figures[f"of_{base}"] = ratio(scenario.figure, measured[name], measured[base])
         return {
             "about": scenario.about,
             "figure": scenario.figure,
@@ -273,6 +273,12 @@ def summary(runs: list[Figures]) -> Figures:
     return figures
 
 
+def ratio(figure: str, ours: list[Figures], base: list[Figures]) -> float | None:
+    """The median of the ratios of runs that followed each other: the host changes its speed from minute to minute."""
+    ratios = [one[figure] / other[figure] for one, other in zip(ours, base, strict=True) if other[figure]]
+    return round(statistics.median(ratios), 3) if ratios else None
+
+
 def table(name: str, result: dict[str, Any]) -> str:
     columns = [result["figure"]]
     columns += ["p50_us", "p99_us", "deliveries_per_s", "server_core", "client_core", "of_limit", "of_reference"]
@@ -282,7 +288,7 @@ def table(name: str, result: dict[str, Any]) -> str:
     lines = [f"{name}: {result['about']}; goal {result['goals']}"]
     lines.append(f"  {'':<16}" + "".join(f"{column:>18}" for column in columns))
     for target, figures in medians.items():
-        cells = [f"{figures[column]:>18,.2f}" if column in figures else f"{'':>18}" for column in columns]
+        cells = [f"{figures[column]:>18,.2f}" if figures.get(column) is not None else f"{'':>18}" for column in columns]
         notes = f"  {figures['redis_calls']}" if figures.get("redis_calls") else ""
         lines.append(f"  {target:<16}{''.join(cells)}{'  noisy' if figures['noisy'] else ''}{notes}")
     return "\n".join(lines)

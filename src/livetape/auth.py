@@ -7,9 +7,7 @@ import ipaddress
 import math
 import re
 import secrets
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -19,6 +17,7 @@ import jwt
 
 from livetape.clock import Clock, SystemClock
 from livetape.errors import ConfigError, NotAuthorizedError, TokenExpiredError, UnauthenticatedError
+from livetape.signed_tokens import SignedTokens, quiet
 
 DEFAULT_USER_ID: Final = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
 """The user of every call while authentication is off, and of the owner of a development machine."""
@@ -41,7 +40,6 @@ SCOPES: Final = frozenset({READ_GRAPH, EXECUTE_GRAPH, READ_BLOCK, EXECUTE_BLOCK}
 """What an API key can be limited to. What runs (executions, graphs, jobs) is read with READ_GRAPH."""
 
 MIN_KEY_BYTES: Final = 32
-LONGEST_DIGEST_BYTES: Final = 64
 MAX_TOKEN_CHARS: Final = 16 * 1024
 LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -160,8 +158,7 @@ class TokenVerifier:
             raise ConfigError(f"logins cannot have the audience {SHARE_AUDIENCE}", because="share tokens have it")
         self._options = options
         self._clock = clock or SystemClock()
-        # PyJWT warns at every decode with a short key; `check_key` has said so once.
-        self._is_short = options.algorithm.startswith("HS") and len(options.verify_key.encode()) < LONGEST_DIGEST_BYTES
+        self._signed = SignedTokens(options.verify_key, options.algorithm)
 
     def __repr__(self) -> str:
         return f"TokenVerifier({self._options.algorithm})"
@@ -207,7 +204,7 @@ class TokenVerifier:
         if len(token) > MAX_TOKEN_CHARS:
             raise _invalid("Token is too long")
         try:
-            claims = self._decode(token, audiences)
+            claims = self._signed.claims(token, audiences)
         except jwt.InvalidTokenError as error:
             raise _invalid(str(error)) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -215,25 +212,15 @@ class TokenVerifier:
         self._check_times(claims)
         return claims
 
-    def _decode(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
-        options = self._options
-        with _quiet() if self._is_short else nullcontext():
-            return jwt.decode(
-                token,
-                options.verify_key,
-                algorithms=[options.algorithm],
-                audience=audiences,
-                # Times are checked below, by the clock that we were given.
-                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
-            )
-
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         now, leeway = self._clock.now().timestamp(), self._options.leeway_seconds
         for name in ("exp", "nbf", "iat"):
             value = claims.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            # An integer may be beyond every float; it can still be compared with one.
+            is_nan = isinstance(value, float) and math.isnan(value)
+            if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
                 raise _invalid(f"The claim {name} must be a number")
             if name == "exp":
                 if value <= now - leeway:
@@ -310,7 +297,7 @@ def _signed(claims: Mapping[str, Any], key: str, algorithm: str) -> str:
             f"the key for tokens is weak: it needs at least {MIN_KEY_BYTES} bytes", fix="set a longer JWT_VERIFY_KEY"
         )
     try:
-        with _quiet():
+        with quiet():
             return jwt.encode(dict(claims), key, algorithm=algorithm)
     except (jwt.PyJWTError, AttributeError, ValueError, TypeError) as error:  # a public key has no `sign`
         raise ConfigError(
@@ -482,10 +469,3 @@ def _moment(exp: object) -> datetime | None:
         return datetime.fromtimestamp(exp, UTC)
     except (OverflowError, ValueError, OSError):
         return None  # beyond the calendar
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
-        yield

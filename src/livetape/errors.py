@@ -14,9 +14,13 @@
     │  └─ TapeHoleError               a copy would leave a hole
     ├─ StoreError
     │  ├─ StoreUnavailableError *
+    │  │  └─ CommitUnknownError       the connection broke at the commit: read before trying again
+    │  ├─ LockTimeoutError *
     │  ├─ NotFoundError
     │  ├─ ConflictError               the state is not the one the command needs
     │  └─ LeaseLostError              somebody else owns the execution now
+    ├─ QueueError
+    │  └─ QueueUnavailableError *
     ├─ AuthError
     │  ├─ UnauthenticatedError
     │  │  └─ TokenExpiredError
@@ -149,6 +153,19 @@ class StoreUnavailableError(StoreError):
     retryable = True
 
 
+class CommitUnknownError(StoreUnavailableError):
+    """The connection to the database broke at the commit: nobody knows whether it was written."""
+
+    code = "commit_unknown"
+
+
+class LockTimeoutError(StoreError):
+    """Somebody else held the lock all the time."""
+
+    code = "lock_timeout"
+    retryable = True
+
+
 class NotFoundError(StoreError):
     """Not found."""
 
@@ -165,6 +182,19 @@ class LeaseLostError(StoreError):
     """Another worker owns this execution now."""
 
     code = "lease_lost"
+
+
+class QueueError(LivetapeError):
+    """The queue failed."""
+
+    code = "queue"
+
+
+class QueueUnavailableError(QueueError):
+    """The queue cannot be reached."""
+
+    code = "queue_unavailable"
+    retryable = True
 
 
 class AuthError(LivetapeError):

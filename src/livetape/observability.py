@@ -23,10 +23,14 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("livetape") else f"livetape.{name}")
 
 
+_BEGIN: Final = r"(?:\b|(?<=\\[abfnrtv])|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4}))"
+"""Of a word. What an escaped character ends with (`\\n`) is no letter before it."""
+
 _SECRETS: Final = re.compile(
     # `token=…` of a query, `"token":"…"` of JSON (perhaps inside a JSON string), `Bearer …` and `bearer.…`
-    r"((?:[?&]|\b)(?:access_token|token|ticket)(?:=|\\*[\"']\s*:\s*\\*[\"']))[^&\s\"'\\]+|(bearer[. ]+)[\w.~+/=-]+"
-    r"|\beyJ[\w-]*(?:\.[\w-]*)*",  # a JWT, wherever it stands
+    r"((?:[?&]|" + _BEGIN + r")(?:access_token|token|ticket)(?:=|\\*[\"']\s*:\s*\\*[\"']))[^&\s\"'\\]+"
+    r"|(bearer[. ]+)[\w.~+/=-]+"
+    r"|" + _BEGIN + r"eyJ[\w-]*(?:\.[\w-]*)*",  # a JWT, wherever it stands
     re.IGNORECASE,
 )
 

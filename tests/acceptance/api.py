@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx2
 
 from acceptance.rawjson import elements, members
-from acceptance.server import ServerError, poll
+from livetape_process import ServerError, poll
 
 TERMINAL = {"COMPLETED", "FAILED", "TERMINATED"}
 

@@ -18,8 +18,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from acceptance.api import Api, graph, link, node
-from acceptance.server import DEV_USER, MakeServer, Server, cli, poll
+from acceptance.server import DEV_USER, MakeServer, Server, cli
 from acceptance.watch import ask, receive, socket
+from livetape_process import poll
 from reference.blocks import CALCULATOR, CONDITION, INPUT, STORE
 
 SHAPE = {"message", "detail", "hint", "type", "title", "status", "instance", "code", "errors"}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from acceptance.server import MakeServer, Server, ServerError
+from acceptance.server import MakeServer, Server
 from acceptance.watch import Watcher
+from livetape_process import ServerError
 
 FAKE = """
 import http.server, signal, sys

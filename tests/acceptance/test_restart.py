@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from acceptance.api import Api, Started, graph, link, node
-from acceptance.server import MakeServer, cli, poll
+from acceptance.server import MakeServer, cli
 from acceptance.watch import Watcher, ask, receive, socket
+from livetape_process import poll
 from reference.blocks import CALCULATOR, STORE
 
 STREAM = "c4a05001-0000-4000-8000-000000000001"

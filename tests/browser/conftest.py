@@ -38,7 +38,8 @@ NUMBERS = """async (view) => {
   const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   const found = new Map();
   const keep = view.scrollTop;
-  for (let top = 0; ; top += 240) {
+  const step = Math.max(240, Math.floor(view.clientHeight * 0.8));
+  for (let top = 0; ; top += step) {
     view.scrollTop = top;
     await frame();
     for (const row of view.querySelectorAll("li")) {

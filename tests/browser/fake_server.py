@@ -3,7 +3,7 @@
 It holds its tapes in memory and runs in the loop of the test, so that a test decides what happens when: publish an
 event, drop every socket, refuse new ones, lose a tape's history, send numbers twice or leave some out.
 
-By hand, with executions that play by themselves: `python tests/browser/fake_server.py --port 8499`.
+By hand, with executions that play by themselves: `PYTHONPATH=tests python -m browser.fake_server --port 8499`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,6 +25,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from livetape.console import create_console
+from serving import serving
 
 USER = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
 METHODS = {"graph": "graph_execution_event", "node": "node_execution_event", "output": "node_output_event"}
@@ -407,33 +407,16 @@ class FakeServer:
 
     @contextlib.asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator[FakeServer]:
-        config = uvicorn.Config(
-            self.app(), host="127.0.0.1", port=port, log_level="warning", ws="websockets-sansio", lifespan="off",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = _Server(config)
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            if task.done():
-                task.result()
-            await asyncio.sleep(0.01)
-        self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            for one in list(self._tasks):
-                one.cancel()
-            await self.drop_sockets(1001)
-            server.should_exit = True
-            await task
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to whoever runs the loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+        async with serving(
+            self.app(), port=port, ws="websockets-sansio", log_level="warning", timeout_graceful_shutdown=1
+        ) as found:
+            self.url = f"http://127.0.0.1:{found}"
+            try:
+                yield self
+            finally:
+                for one in list(self._tasks):
+                    one.cancel()
+                await self.drop_sockets(1001)
 
 
 class _Raw:

@@ -94,7 +94,7 @@ async def test_a_page_with_a_token_is_let_in_and_told_of_a_restart(
     going = asyncio.ensure_future(watched.page.evaluate(SEES, [url, protocols, ['{"method":"heartbeat"}']]))
     await watched.page.wait_for_function("() => window.__socket && window.__socket.messages.length === 1")
     try:
-        await asyncio.to_thread(gateway.terminate)
+        await asyncio.to_thread(gateway.stop)
         seen = await going
     finally:
         await asyncio.to_thread(gateway.start)

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from acceptance.api import Api, Started, graph, link, node, refs
-from acceptance.server import ROOT, Server
+from acceptance.server import Server
 from acceptance.watch import Watcher
 from chaos.checker import (
     Line,
@@ -39,6 +39,7 @@ from chaos.checker import (
     check_transcript,
     check_work,
 )
+from support import ROOT
 
 STREAM = "c4a05001-0000-4000-8000-000000000001"
 WRITE = "c4a05001-0000-4000-8000-000000000002"

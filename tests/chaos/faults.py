@@ -56,7 +56,7 @@ async def gateway_killed(site: Site, rng: random.Random) -> None:
 async def gateway_terminated(site: Site, rng: random.Random) -> None:
     """SIGTERM, as a deployment does."""
     gateway = rng.choice(site.gateways)
-    code = await asyncio.to_thread(gateway.terminate)
+    code = await asyncio.to_thread(gateway.stop)
     assert code in (0, -15), f"SIGTERM ended it with {code}"
     await asyncio.sleep(rng.uniform(0, 0.5))
     await asyncio.to_thread(gateway.start)

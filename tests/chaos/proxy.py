@@ -37,6 +37,12 @@ class Proxy:
                 await writer.wait_closed()
         await self._server.wait_closed()
 
+    def cut(self) -> None:
+        """Break every connection that there is; new ones are let through."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

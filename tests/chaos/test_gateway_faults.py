@@ -91,7 +91,7 @@ async def test_a_gateway_ends_under_load_and_clients_resume_on_another(tmp_path:
                 if how == "killed":
                     await asyncio.to_thread(gateway.kill)
                 else:
-                    assert await asyncio.to_thread(gateway.terminate) in (0, -15)
+                    assert await asyncio.to_thread(gateway.stop) in (0, -15)
                 await asyncio.sleep(rng.uniform(0.5, 1.0))
             assert window.acknowledged > 0
             await until(lambda: all(w.is_live for w in site.watchers), "all are live on the other one", within_s=15)
@@ -116,7 +116,7 @@ async def test_both_at_once(tmp_path: Path) -> None:
             await asyncio.sleep(1)
             await asyncio.to_thread(site.redis.start)
             await asyncio.to_thread(site.gateways[0].start)
-            await asyncio.to_thread(site.gateways[1].terminate)
+            await asyncio.to_thread(site.gateways[1].stop)
             await asyncio.to_thread(site.gateways[1].start)
         assert window.begun > 0
         await site.goes_on()

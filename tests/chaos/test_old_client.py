@@ -18,7 +18,7 @@ from chaos.sources import OUTPUT, ExecutionSource
 from chaos.watchers import until
 from livetape.auth import issue_token
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.needs("redis"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("redis"), pytest.mark.timeout(90)]
 
 KEY = secrets.token_hex(32)
 USER, GRAPH, EXECUTION = "U", "G", "E"
@@ -147,7 +147,7 @@ async def test_the_rhythm_of_the_known_client_loses_nothing_over_a_restart(
                     gateway = site.gateways[number % len(site.gateways)]
                     before = client.connections
                     async with site.fault(f"{how} to the gateway") as window:
-                        await asyncio.to_thread(gateway.kill if how == "SIGKILL" else gateway.terminate)
+                        await asyncio.to_thread(gateway.kill if how == "SIGKILL" else gateway.stop)
                         client.at += where == "another"
                         await asyncio.sleep(0.5)
                     assert window.acknowledged > 0
@@ -187,7 +187,7 @@ async def test_what_one_user_watched_is_not_given_to_another(tmp_path: Path) -> 
         try:
             async with going(mine, other):
                 await until(lambda: len(mine.pushes) > 5 and other.connections == 1, "events come")
-                await asyncio.to_thread(site.gateway.terminate)
+                await asyncio.to_thread(site.gateway.stop)
                 await asyncio.to_thread(site.gateway.start)
                 await until(lambda: other.connections == 2 and mine.connections == 2, "both are back")
                 got = len(mine.pushes)

@@ -9,7 +9,7 @@ import pytest
 
 from chaos.streams import run_box
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.needs("redis"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("redis"), pytest.mark.timeout(240)]
 
 
 def test_nothing_is_lost_or_doubled_over_five_deaths(tmp_path: Path) -> None:

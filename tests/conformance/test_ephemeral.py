@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from databases import postgres_database, sqlite_database
 from livetape.adapters.memory.ephemeral import MemoryEphemeral
 from livetape.adapters.redis.dial import Dialer
 from livetape.adapters.redis.endpoint import Endpoint
 from livetape.adapters.redis.ephemeral import RedisEphemeral
 from livetape.adapters.redis.locate import locator_of
 from livetape.adapters.redis.pipeline import PipelinedCommands
+from livetape.adapters.sql.ephemeral import SqlEphemeral
 from livetape.adapters.sqlite.ephemeral import SWEEP_EVERY_US, SqliteEphemeral, create_ephemeral_schema
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Durability, Writer
@@ -62,6 +64,23 @@ class TestSqliteEphemeralThatWaitsForTheDisk(TestSqliteEphemeral):
         self.clock = ManualClock()
         async with in_file(tmp_path / "a.db", self.clock, durability="FULL") as ephemeral:
             yield ephemeral
+
+
+class TestSqlEphemeralOnSqlite(TestSqliteEphemeral):
+    @pytest.fixture
+    async def ephemeral(self, tmp_path: Path) -> AsyncIterator[Ephemeral]:
+        self.clock = ManualClock()
+        async with sqlite_database(tmp_path / "a.db", clock=self.clock) as database:
+            yield SqlEphemeral(database)
+
+
+@pytest.mark.needs("postgres")
+class TestPostgresEphemeral(TestSqliteEphemeral):
+    @pytest.fixture
+    async def ephemeral(self, postgres_url: str) -> AsyncIterator[Ephemeral]:
+        self.clock = ManualClock()
+        async with postgres_database(postgres_url) as database:
+            yield SqlEphemeral(database, clock=self.clock)
 
 
 @asynccontextmanager

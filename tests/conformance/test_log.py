@@ -1,4 +1,4 @@
-"""The SQLite log keeps the EventLog contract, and the suite notices every log that does not."""
+"""The logs of SQLite and PostgreSQL keep the EventLog contract, and the suite notices every log that does not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from databases import postgres_database, sqlite_database
+from livetape.adapters.sql.log import SqlEventLog
 from livetape.adapters.sqlite.log import SqliteEventLog, create_schema
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
@@ -45,6 +47,37 @@ class TestSqliteLog(DurableEventLogSuite):
                 return again
 
             yield reopen
+
+
+class TestSqlLogOnSqlite(EventLogSuite):
+    @pytest.fixture
+    async def log(self, tmp_path: Path) -> AsyncIterator[EventLog]:
+        async with sqlite_database(tmp_path / "log.db") as database:
+            yield SqlEventLog(database)
+
+
+@pytest.mark.needs("postgres")
+class TestPostgresLog(DurableEventLogSuite):
+    @pytest.fixture
+    async def log(self, postgres_url: str) -> AsyncIterator[EventLog]:
+        async with on_postgres(postgres_url) as log:
+            yield log
+
+    @pytest.fixture
+    async def reopen_log(self, postgres_url: str) -> AsyncIterator[Reopen]:
+        # A second process while the first never got to close it.
+        async with on_postgres(postgres_url) as again:
+
+            async def reopen() -> EventLog:
+                return again
+
+            yield reopen
+
+
+@asynccontextmanager
+async def on_postgres(url: str) -> AsyncIterator[EventLog]:
+    async with postgres_database(url) as database:
+        yield SqlEventLog(database)
 
 
 @asynccontextmanager

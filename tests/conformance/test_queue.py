@@ -26,7 +26,7 @@ async def opened(path: Path) -> AsyncIterator[Queue]:
     try:
         database = SqliteDatabase(writer, readers)
         await database.write(migrate)
-        yield SqlQueue(database)
+        yield SqlQueue(database, hidden_s=1)
     finally:
         readers.close()
         writer.close()
@@ -57,6 +57,7 @@ async def test_a_broken_queue_fails(make: Callable[[], Queue], case: str) -> Non
     assert [failure.case for failure in failures] == [case]
 
 
+@pytest.mark.slow
 async def test_the_broken_queues_are_broken_in_nothing_else() -> None:
     assert await run_suite(QueueSuite, lambda: made(SoftQueue)) == []
 

@@ -45,6 +45,7 @@ def fast_site(**options: Any) -> Any:
     return site_of(fast, ws=GatewayProtocol, **options)
 
 
+@pytest.mark.virtual_time
 class TestFast(TransportSuite):
     @pytest.fixture
     async def site(self) -> AsyncIterator[TransportSite]:
@@ -52,6 +53,7 @@ class TestFast(TransportSuite):
             yield site
 
 
+@pytest.mark.virtual_time
 class TestFastCompressed(TransportSuite):
     @pytest.fixture
     async def site(self) -> AsyncIterator[TransportSite]:
@@ -64,6 +66,7 @@ class TestFastCompressed(TransportSuite):
             assert isinstance(met.transport, CompressedSocket)
 
 
+@pytest.mark.virtual_time
 class TestPlainAsgi(TransportSuite):
     @pytest.fixture
     async def site(self) -> AsyncIterator[TransportSite]:
@@ -76,6 +79,7 @@ def test_fast_on_uvloop(case: str) -> None:
     assert on_uvloop(run_suite(TransportSuite, fast_site, only=[case], timeout_s=20)) == []
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     ("broken", "case"), BROKEN_TRANSPORTS.items(), ids=lambda value: getattr(value, "__name__", "in")
 )
@@ -87,6 +91,7 @@ async def test_a_broken_transport_fails(broken: type[WrappedTransport], case: st
     assert [failure.case for failure in failures] == [case]
 
 
+@pytest.mark.virtual_time
 async def test_wrapping_alone_breaks_nothing() -> None:
     def wrapped_site() -> Any:
         return site_of(wrapping(WrappedTransport), ws=GatewayProtocol)

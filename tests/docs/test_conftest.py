@@ -40,7 +40,7 @@ def test_browser():
 def run(tmp_path: Path):
     tests = tmp_path / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "servers.py", "support.py"):
+    for name in ("conftest.py", "postgres_server.py", "rabbit.py", "servers.py", "support.py", "virtual_time.py"):
         shutil.copy(ROOT / "tests" / name, tests / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
     (tests / "services.txt").write_text("absent no-such-program absent-package\nchromium sh chromium\n")

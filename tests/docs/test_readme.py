@@ -16,7 +16,13 @@ def name(page: Path) -> str:
 
 def with_needs(page: Path) -> object:
     """The page as a parameter, with what its commands need beside Python."""
-    marks = [pytest.mark.needs("redis")] if "\nredis-server " in page.read_text() else []
+    text = page.read_text()
+    services = [
+        name
+        for name, command in (("redis", "redis-server"), ("rabbitmq", "rabbitmq-server"))
+        if f"\n{command} " in text
+    ]
+    marks = [pytest.mark.needs(*services)] if services else []
     return pytest.param(page, marks=marks, id=name(page))
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException
 
-import support
 from livetape.auth import Principal
 from livetape.errors import ClosedError
 from livetape.gateway.fastapi import JobEvents, create_job_router
 from livetape.gateway.options import GatewayOptions
+from serving import serving
 
 PATIENCE_S = 10.0
 SSE = {"accept": "text/event-stream"}
@@ -33,22 +31,6 @@ def authenticate(authorization: Annotated[str, Header()] = "") -> Principal:
         raise HTTPException(401, "Who are you?")
     expires = datetime.now(UTC) + timedelta(seconds=float(seconds)) if seconds else None
     return Principal(user_id, role=role, expires_at=expires)
-
-
-class Server(uvicorn.Server):
-    """In the loop of the test; signals are not its business."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @dataclass
@@ -96,25 +78,15 @@ async def served(url: str, *, jobs_unowned: Any = "admin", **options: Any) -> As
         await job_events.publisher.publish_task_started(report, "report", user_id="U")
         return report
 
-    port = support.free_port()
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5
-    )
-    server = Server(config)
-    serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(PATIENCE_S):
-        await server.ready.wait()
-    address = f"http://127.0.0.1:{port}"
-    try:
-        async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE_S, trust_env=False) as http:
-            site = Site(events, http, port)
-            yield site
-        await site.settled()
-    finally:
-        events.end_streams()
-        server.should_exit = True
-        async with asyncio.timeout(PATIENCE_S):
-            await serving
+    async with serving(app, lifespan="on", timeout_graceful_shutdown=5) as port:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE_S, trust_env=False) as http:
+                site = Site(events, http, port)
+                yield site
+            await site.settled()
+        finally:
+            events.end_streams()
     with pytest.raises(ClosedError):
         _ = events.publisher
 

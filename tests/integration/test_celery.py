@@ -242,7 +242,6 @@ def test_a_loop_and_a_client_for_each_task(worker: Worker) -> None:
 # ---- processes that die ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.serial
 def test_a_killed_process(prefork: Worker, server: RedisServer) -> None:
     before = prefork.send("look")[1].get(timeout=PATIENCE_S)
     links = links_of(server, 8)
@@ -258,7 +257,6 @@ def test_a_killed_process(prefork: Worker, server: RedisServer) -> None:
     assert links_of(server, 8) == links
 
 
-@pytest.mark.serial
 def test_a_terminated_task(prefork: Worker) -> None:
     job, result = prefork.send("nap", 30)
     prefork.wait(job, "task_started")
@@ -268,7 +266,6 @@ def test_a_terminated_task(prefork: Worker) -> None:
     assert tape[1][1]["terminated"] is True
 
 
-@pytest.mark.serial
 def test_the_time_limit(prefork: Worker) -> None:
     job, _ = prefork.send("too_long")
     prefork.wait(job, "task_failed")
@@ -281,7 +278,6 @@ def test_the_time_limit(prefork: Worker) -> None:
 # ---- tapes that are away ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.serial
 def test_the_server_of_the_tapes_restarts(server: RedisServer, tmp_path: Path) -> None:
     with (
         running(RedisServer("valkey", tmp_path / "tapes", appendonly="yes", appendfsync="always")) as tapes,
@@ -301,7 +297,6 @@ def test_the_server_of_the_tapes_restarts(server: RedisServer, tmp_path: Path) -
         assert worker.types(job)[0] == "task_started"
 
 
-@pytest.mark.serial
 def test_no_tapes_at_all(server: RedisServer, tmp_path: Path, free_port: int) -> None:
     away = f"redis://:hunter2@127.0.0.1:{free_port}/0"
     with working("threads", server.url(11), away, tmp_path, timeout=0.5) as worker:
@@ -317,7 +312,6 @@ def test_no_tapes_at_all(server: RedisServer, tmp_path: Path, free_port: int) ->
 # ---- the end of a worker ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_that_stops_leaves_nothing(pool: str, server: RedisServer, tmp_path: Path) -> None:
     number = 12 + 2 * ["prefork", "threads"].index(pool)

@@ -120,16 +120,21 @@ class Slow(Block[AnyIn]):
 
 
 @asynccontextmanager
-async def engine_on(folder: Path, *extra: Block[Any], **engine: Any) -> AsyncIterator[Engine]:
+async def engine_on(
+    folder: Path, *extra: Block[Any], database: str | None = None, **engine: Any
+) -> AsyncIterator[Engine]:
     blocks = (Many(), Threaded(), Broken(), Slow(), *extra)
-    settings = Settings(data_dir=folder, engine=EngineSettings(**({"cancel_grace_seconds": 1} | engine)))
+    settings = Settings(
+        data_dir=folder, database=database, engine=EngineSettings(**({"cancel_grace_seconds": 1} | engine))
+    )
     async with open_engine(settings, extra_blocks=blocks) as engine_:
         yield engine_
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    async with engine_on(tmp_path) as engine:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    database = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    async with engine_on(tmp_path, database=database) as engine:
         yield engine
 
 
@@ -381,10 +386,11 @@ async def test_a_block_that_must_not_run_twice_is_failed(tmp_path: Path) -> None
         assert fragile.runs == 1
 
 
-async def test_the_folder_has_one_owner(tmp_path: Path, engine: Engine) -> None:
-    with pytest.raises(ConfigError, match="another livetape"):
-        async with engine_on(tmp_path):
-            pass
+async def test_the_folder_has_one_owner(tmp_path: Path) -> None:
+    async with engine_on(tmp_path):
+        with pytest.raises(ConfigError, match="another livetape"):
+            async with engine_on(tmp_path):
+                pass
 
 
 async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class ForgetfulMachine(RedisMachine):
     durable = False
 
 
-MARKS = [pytest.mark.slow, pytest.mark.serial, pytest.mark.needs("redis"), pytest.mark.timeout(600)]
+MARKS = [pytest.mark.slow, pytest.mark.needs("redis"), pytest.mark.timeout(600)]
 LIMITS = settings(max_examples=12, stateful_step_count=12, deadline=None, print_blob=True)
 
 

@@ -6,13 +6,12 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,26 +22,13 @@ from starlette.routing import Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-import support
 from livetape.errors import ClosedError
 from livetape.events.channel import execution_tape
+from livetape.gateway.transports.uvicorn import GatewayProtocol
+from serving import serving
 from unit.gateway.rig import PATIENCE_S, Rig, rigged
 
-
-class Server(uvicorn.Server):
-    """In the loop of the test; signals are not its business."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+PLAIN = "websockets-sansio"
 
 
 class Site:
@@ -67,7 +53,7 @@ class Site:
 
 
 @asynccontextmanager
-async def served(**options: Any) -> AsyncIterator[Site]:
+async def served(*, ws: str | type = PLAIN, **options: Any) -> AsyncIterator[Site]:
     async with rigged(**options) as rig:
 
         async def events(request: Request) -> Response:
@@ -80,35 +66,20 @@ async def served(**options: Any) -> AsyncIterator[Site]:
             routes=[*rig.gateway.routes(), Route("/events/{tape}", events)],
             middleware=[Middleware(GZipMiddleware, minimum_size=1)],
         )
-        port = support.free_port()
-        config = uvicorn.Config(
-            app,
-            host="127.0.0.1",
-            port=port,
-            ws="websockets-sansio",
-            ws_ping_interval=None,
-            ws_per_message_deflate=False,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
-        )
-        server = Server(config)
-        serving = asyncio.create_task(server.serve())
-        async with asyncio.timeout(PATIENCE_S):
-            await server.ready.wait()
-        try:
-            yield Site(rig, port)
-        finally:
-            rig.gateway.drain()
-            server.should_exit = True
-            async with asyncio.timeout(PATIENCE_S):
-                await serving
+        async with serving(app, ws=ws, timeout_graceful_shutdown=5) as port:
+            try:
+                yield Site(rig, port)
+            finally:
+                rig.gateway.drain()
+
+
+on_both = pytest.mark.parametrize("site", [PLAIN, GatewayProtocol], ids=["plain", "ours"], indirect=True)
+"""For what is said over a socket: uvicorn's own protocol carries it, and ours."""
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with served() as made:
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    async with served(ws=getattr(request, "param", PLAIN)) as made:
         await made.rig.publisher.create()
         yield made
 
@@ -136,6 +107,7 @@ async def close_code(ws: ClientConnection) -> tuple[int, str]:
 # ---- the socket ----------------------------------------------------------------------------------------------------
 
 
+@on_both
 async def test_golden_lines(site: Site) -> None:
     dialogue = [
         (
@@ -169,6 +141,7 @@ async def test_golden_lines(site: Site) -> None:
         )
 
 
+@on_both
 async def test_pushes_begin_with_the_five_keys(site: Site) -> None:
     async with site.socket() as ws:
         await ask(ws, '{"method":"subscribe_graph_execution","data":{"graph_exec_id":"E"}}')
@@ -183,6 +156,7 @@ async def test_pushes_begin_with_the_five_keys(site: Site) -> None:
     assert json.loads(graph)["final"] is True
 
 
+@on_both
 async def test_who_comes_back_with_its_position_misses_nothing(site: Site) -> None:
     seen: list[dict[str, Any]] = []
     for _ in range(5):
@@ -201,6 +175,7 @@ async def test_who_comes_back_with_its_position_misses_nothing(site: Site) -> No
     assert len(seen) == 17
 
 
+@on_both
 @pytest.mark.slow
 async def test_ten_thousand_events_are_replayed_in_order(site: Site) -> None:
     await site.rig.publisher.nodes(10_000, live=False)
@@ -215,6 +190,7 @@ async def test_ten_thousand_events_are_replayed_in_order(site: Site) -> None:
         assert json.loads(await receive(ws))["method"] == "replay_complete"
 
 
+@on_both
 @pytest.mark.parametrize("size", [300_000, 65_537])
 async def test_a_frame_that_is_too_big_closes_only_its_socket(site: Site, size: int) -> None:
     async with site.socket() as other, site.socket() as ws:
@@ -223,6 +199,7 @@ async def test_a_frame_that_is_too_big_closes_only_its_socket(site: Site, size: 
         assert json.loads(await ask(other, '{"method":"heartbeat"}'))["data"] == "pong"
 
 
+@on_both
 @pytest.mark.parametrize("message", ["not json", b"\xff\xfe", "[]", '{"method":"fly"}', "", "[" * 60_000])
 async def test_a_bad_message_is_answered_and_the_socket_stays(site: Site, message: str | bytes) -> None:
     async with site.socket() as ws:
@@ -233,6 +210,7 @@ async def test_a_bad_message_is_answered_and_the_socket_stays(site: Site, messag
         assert json.loads(await ask(ws, '{"method":"heartbeat"}'))["data"] == "pong"
 
 
+@on_both
 async def test_a_foreign_execution_is_silent(site: Site) -> None:
     await site.rig.publisher.create("theirs", user="V", graph="H")
     async with site.socket() as ws:
@@ -245,6 +223,7 @@ async def test_a_foreign_execution_is_silent(site: Site) -> None:
         assert json.loads(await ask(ws, '{"method":"heartbeat"}'))["method"] == "heartbeat"
 
 
+@on_both
 async def test_refused_connections_see_the_code(site: Site) -> None:
     rig = site.rig
     cases = {
@@ -260,6 +239,7 @@ async def test_refused_connections_see_the_code(site: Site) -> None:
             assert await close_code(ws) == expected
 
 
+@on_both
 async def test_a_token_may_come_as_a_subprotocol(site: Site) -> None:
     protocols = ["livetape.v1", f"bearer.{site.rig.token()}"]
     async with site.socket("", subprotocols=protocols) as ws:
@@ -267,6 +247,7 @@ async def test_a_token_may_come_as_a_subprotocol(site: Site) -> None:
         assert json.loads(await ask(ws, '{"method":"heartbeat"}'))["data"] == "pong"
 
 
+@on_both
 @pytest.mark.parametrize(("origin", "status"), [("https://evil.example", 403), ("https://page.example", 101)])
 async def test_a_foreign_page_gets_403_at_the_handshake(site: Site, origin: str, status: int) -> None:
     if status == 101:
@@ -279,6 +260,7 @@ async def test_a_foreign_page_gets_403_at_the_handshake(site: Site, origin: str,
     assert refused.value.response.status_code == status
 
 
+@on_both
 async def test_a_token_that_ends_while_connected(site: Site) -> None:
     async with site.socket(f"?token={site.rig.token(ttl_s=90)}") as ws:
         await ask(ws, '{"method":"heartbeat"}')
@@ -297,9 +279,10 @@ MANY = 1500
 
 
 @pytest.mark.slow
-async def test_a_slow_reader_slows_nobody_and_is_caught_up() -> None:
+@pytest.mark.parametrize("protocol", [PLAIN, GatewayProtocol], ids=["plain", "ours"])
+async def test_a_slow_reader_slows_nobody_and_is_caught_up(protocol: str | type) -> None:
     """It does not read while far more is pushed than all buffers on the way can hold."""
-    async with served(outbox_max_bytes=64 * 1024) as site:
+    async with served(ws=protocol, outbox_max_bytes=64 * 1024) as site:
         publisher = site.rig.publisher
         await publisher.create()
         subscribe = '{"method":"subscribe_graph_execution","data":{"graph_exec_id":"E"}}'
@@ -318,13 +301,15 @@ async def test_a_slow_reader_slows_nobody_and_is_caught_up() -> None:
                 assert offsets == list(range(1, MANY + 1))
 
 
-async def test_a_server_that_stops_closes_with_1012() -> None:
-    async with served() as site:
+@pytest.mark.parametrize("protocol", [PLAIN, GatewayProtocol], ids=["plain", "ours"])
+async def test_a_server_that_stops_closes_with_1012(protocol: str | type) -> None:
+    async with served(ws=protocol) as site:
         ws = await connect(f"ws://127.0.0.1:{site.port}/ws?token={site.rig.token()}", proxy=None)
         await ask(ws, '{"method":"heartbeat"}')
     assert (await close_code(ws))[0] == 1012
 
 
+@on_both
 async def test_sockets_that_vanish_leave_nothing_behind(site: Site) -> None:
     for _ in range(20):
         async with site.socket() as ws:

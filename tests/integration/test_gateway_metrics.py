@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from livetape.figures import FIGURES
-from livetape_process import LivetapeProcess, ending, until
+from livetape_process import LivetapeProcess, ending, poll
 from servers import RedisServer
 
 pytestmark = [pytest.mark.needs("redis"), pytest.mark.slow]
@@ -29,7 +29,6 @@ def figures(gateway: LivetapeProcess) -> dict[str, float]:
     return {name.removeprefix("livetape_"): float(value) for name, value in SAMPLE.findall(text)}
 
 
-@pytest.mark.serial
 async def test_every_figure_is_a_known_one_and_the_age_of_the_link_rises(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
@@ -42,7 +41,7 @@ async def test_every_figure_is_a_known_one_and_the_age_of_the_link_rises(
             job = {"event_type": "task_progress", "data": {}}
             assert httpx2.post(f"{gateway.url}/api/jobs/J/events", json=job, trust_env=False).status_code == 201
             assert json.loads(await ws.recv())["offset"] == 1
-            until(lambda: figures(gateway).get("gateway_subscriptions") == 1, "the subscription is counted")
+            poll("the subscription is counted", lambda: figures(gateway).get("gateway_subscriptions") == 1)
             told = figures(gateway)
         ours = {
             re.sub(r"_(bucket|sum|count|created)$", "", name)
@@ -63,7 +62,7 @@ async def test_every_figure_is_a_known_one_and_the_age_of_the_link_rises(
         }
         assert told["bus_link_age_seconds"] < 12
         own_redis.stop()
-        until(lambda: figures(gateway)["bus_link_age_seconds"] > 12, "the age of the link rises", 40)
+        poll("the age of the link rises", lambda: figures(gateway)["bus_link_age_seconds"] > 12, timeout=40)
 
 
 def test_an_error_hook_that_is_not_there(tmp_path: Path, own_redis: RedisServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,8 @@ from livetape.gateway.transports.uvicorn import EXTENSION, MAX_EARLY_BYTES, Gate
 from livetape.testing.socket_client import SocketClient
 from livetape.testing.transport_site import Recorder, TransportSite
 from serving import serving
+
+pytestmark = pytest.mark.virtual_time
 
 HEAD = (
     b"GET /%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -309,6 +312,23 @@ async def test_a_slow_answer_and_a_slow_body_are_nobodys_fault() -> None:
     assert answer.endswith(b"abcdef")
 
 
+@pytest.mark.parametrize("more", [[], [b"x"] * 20], ids=["nothing more", "dribbled"])
+async def test_a_body_that_never_ends_is_cut_off(more: list[bytes]) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    async with serving(hello, http=http_protocol(stall_seconds=0.3), ws="none") as port:
+        seconds, answer = await time_of_end(port, head + b"{", *more)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert 0.25 < seconds < 3
+
+
+async def test_a_body_that_comes_slowly_enough_is_taken() -> None:
+    parts = [b"x" * 70_000] * 8
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % sum(map(len, parts))
+    async with serving(hello, http=http_protocol(stall_seconds=0.3), ws="none") as port:
+        _, answer = await time_of_end(port, head, *parts)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("in_parts", [False, True])
 async def test_a_head_that_is_too_large_is_refused(*, in_parts: bool) -> None:
     head = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 5000
@@ -324,3 +344,60 @@ async def test_a_large_body_is_no_large_head() -> None:
     async with bounded(max_head_bytes=4000) as port:
         _, answer = await time_of_end(port, request + body)
     assert answer.endswith(b"\r\n\r\n" + body)
+
+
+# ---- the taking of an answer ---------------------------------------------------------------------------------------
+
+LARGE = b"x" * 8_000_000
+
+
+async def large(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(LARGE))]})
+    await send({"type": "http.response.body", "body": LARGE})
+
+
+def stalling() -> Any:
+    return serving(large, http=http_protocol(stall_seconds=0.3), ws="none")
+
+
+async def ask_and_read(port: int, *, pause: float, bytes_at_once: int, first_pause: float = 0.0) -> tuple[int, bool]:
+    """How many bytes came, and whether the connection was torn up."""
+    loop = asyncio.get_running_loop()
+    taken = 0
+    with socket.socket() as link:
+        link.setblocking(False)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        await loop.sock_connect(link, ("127.0.0.1", port))
+        await loop.sock_sendall(link, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(first_pause)
+        try:
+            while data := await asyncio.wait_for(loop.sock_recv(link, bytes_at_once), 5):
+                taken += len(data)
+                await asyncio.sleep(pause)
+        except ConnectionError:
+            return taken, True
+    return taken, False
+
+
+async def test_who_does_not_take_the_answer_is_cut_off() -> None:
+    async with stalling() as port:
+        taken, _ = await ask_and_read(port, first_pause=1.0, pause=0, bytes_at_once=1 << 16)
+    assert taken < len(LARGE)
+
+
+async def test_who_takes_an_answer_slowly_gets_all_of_it() -> None:
+    async with stalling() as port:
+        taken, torn = await ask_and_read(port, pause=0.005, bytes_at_once=1 << 16)
+    assert not torn
+    assert taken > len(LARGE)
+
+
+async def test_a_kept_connection_with_nothing_to_take_is_not_cut_off() -> None:
+    async with serving(hello, http=http_protocol(stall_seconds=0.1), ws="none") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            await asyncio.sleep(0.15)
+        writer.close()
+        await writer.wait_closed()

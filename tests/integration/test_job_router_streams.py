@@ -97,6 +97,8 @@ async def test_a_tape_that_others_write_to_as_well(redis_url: str) -> None:
             assert [line async for line in answer.aiter_lines()] == []
         refused = await site.get(headers=LINES, since="last:1")
         assert (refused.status_code, "counted back" in refused.json()["detail"]) == (422, True)
+        for epoch in ("e\r\nX-More: y", "e\n", "\u20ac", "\0"):  # no header of the answer can have it
+            assert (await site.get(headers=SSE, since=f"{epoch}-5")).status_code == 422
         published = await site.post({"event_type": "x"})
         assert published.status_code == 201
         newest = (await site.get()).json()["offset"]

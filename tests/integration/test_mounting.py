@@ -17,14 +17,13 @@ import httpx2
 import hypercorn
 import hypercorn.asyncio
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 import support
 from conftest import RedisServers
-from integration.job_site import PATIENCE_S, SSE, Server
+from integration.job_site import PATIENCE_S, SSE
 from integration.test_gateway import ask, close_code, receive
 from livetape.auth import Authenticator, OriginPolicy, TokenOptions, TokenVerifier, issue_token
 from livetape.errors import ClosedError, ConfigError
@@ -32,6 +31,7 @@ from livetape.events.channel import execution_channel, execution_tape
 from livetape.events.log import NewEvent
 from livetape.gateway.access import Access
 from livetape.gateway.mount import MountedGateway, mount_gateway
+from serving import serving
 
 KEY = "the key of an application, long enough to be one"
 
@@ -85,21 +85,11 @@ def application(url: str, **options: Any) -> Site:
 
 @asynccontextmanager
 async def served(site: Site, *, ws: str = "websockets-sansio", lifespan: Any = "on") -> AsyncIterator[Site]:
-    site.port = support.free_port()
-    config = uvicorn.Config(
-        site.app, host="127.0.0.1", port=site.port, ws=ws, lifespan=lifespan, log_config=None, access_log=False
-    )
-    server = Server(config)
-    serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(PATIENCE_S):
-        await server.ready.wait()
-    try:
-        yield site
-    finally:
-        site.gateway.drain()
-        server.should_exit = True
-        async with asyncio.timeout(PATIENCE_S):
-            await serving
+    async with serving(site.app, ws=ws, lifespan=lifespan) as site.port:
+        try:
+            yield site
+        finally:
+            site.gateway.drain()
 
 
 @pytest.fixture
@@ -196,7 +186,7 @@ async def test_another_server_carries_it(tmp_path: Path) -> None:
     site.port = support.free_port()
     config = hypercorn.Config.from_mapping(bind=[f"127.0.0.1:{site.port}"], errorlog=None, graceful_timeout=PATIENCE_S)
     stop = asyncio.Event()
-    serving = asyncio.create_task(hypercorn.asyncio.serve(site.app, config, shutdown_trigger=stop.wait))
+    running = asyncio.create_task(hypercorn.asyncio.serve(site.app, config, shutdown_trigger=stop.wait))
     async with asyncio.timeout(PATIENCE_S):
         while not await accepts(site.port):
             await asyncio.sleep(0.01)
@@ -208,7 +198,7 @@ async def test_another_server_carries_it(tmp_path: Path) -> None:
         assert await close_code(ws) == (1012, "Service restart")
     stop.set()
     async with asyncio.timeout(PATIENCE_S):
-        await serving
+        await running
     assert site.told == ["started", "stopped"]
 
 

@@ -83,7 +83,6 @@ async def texts_of(log: RedisLog, epoch: str) -> list[bytes]:
 
 
 @pytest.mark.needs("redis")
-@pytest.mark.serial
 @pytest.mark.parametrize("before", [False, True], ids=["carried_out", "lost"])
 async def test_a_batch_whose_server_came_back_empty_is_new_there(own_redis: RedisServer, before: bool) -> None:
     async with losing(own_redis.url()) as (commands, recorder, log):
@@ -112,7 +111,6 @@ async def test_a_batch_whose_server_came_back_empty_is_new_there(own_redis: Redi
 
 
 @pytest.mark.needs("redis")
-@pytest.mark.serial
 async def test_keys_of_a_batch_whose_server_came_back_empty_are_new_there(own_redis: RedisServer) -> None:
     async with losing(own_redis.url()) as (commands, recorder, log):
 
@@ -135,7 +133,6 @@ async def test_keys_of_a_batch_whose_server_came_back_empty_are_new_there(own_re
 
 @pytest.mark.slow
 @pytest.mark.needs("redis")
-@pytest.mark.serial
 @pytest.mark.parametrize("own_redis", [{"appendonly": "yes", "appendfsync": "always"}], indirect=True)
 async def test_a_batch_whose_server_came_back_with_it_is_written_once(own_redis: RedisServer) -> None:
     async with losing(own_redis.url()) as (commands, recorder, log):

@@ -16,14 +16,12 @@ from typing import Any
 
 import pydantic
 import pytest
-import uvicorn
 from fastapi import Depends, FastAPI, WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-import support
 from conftest import RedisServers
-from integration.job_site import PATIENCE_S, Server
+from integration.job_site import PATIENCE_S
 from integration.test_gateway import ask, close_code, receive
 from livetape.auth import DEFAULT_USER_ID, Authenticator, OriginPolicy, TokenOptions, TokenVerifier, issue_token
 from livetape.events import (
@@ -50,6 +48,7 @@ from livetape.gateway.seed import (
     event_broadcaster,
     get_connection_manager,
 )
+from serving import serving
 
 KEY = "the key of an older platform, long enough to be one"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -206,22 +205,10 @@ async def platform(url: str, *, enable_auth: bool = True, **options: Any) -> Asy
         app.state.authenticator = Authenticator(verifier, enable_auth=enable_auth, origins=OriginPolicy())
         limits = {"refuse_delay_min_seconds": 0, "refuse_delay_max_seconds": 0, "close_seconds": 0.2, **options}
         app.state.connection_manager = ConnectionManager(backend, options=GatewayOptions(**limits))
-        port = support.free_port()
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=port, ws="websockets-sansio", ws_per_message_deflate=False, log_config=None
-        )
-        server = Server(config)
-        serving = asyncio.create_task(server.serve())
-        async with asyncio.timeout(PATIENCE_S):
-            await server.ready.wait()
-        made = Platform(app, backend, port)
-        try:
+        async with serving(app, ws="websockets-sansio", lifespan="on") as port:
+            made = Platform(app, backend, port)
             await made.listening()
             yield made
-        finally:
-            server.should_exit = True
-            async with asyncio.timeout(PATIENCE_S):
-                await serving
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.needs("redis"))])

@@ -17,7 +17,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from livetape_process import COMMAND, LivetapeProcess, ending, until
+from livetape_process import COMMAND, LivetapeProcess, ending, poll
 from servers import RedisServer
 
 pytestmark = [pytest.mark.needs("redis"), pytest.mark.slow]
@@ -62,7 +62,7 @@ class Site:
         def is_over() -> bool:
             return self.execution(graph, execution)["status"] in ("COMPLETED", "FAILED", "TERMINATED")
 
-        until(is_over, f"the execution is over\n{self.all.output()}", 40)
+        poll(f"the execution is over\n{self.all.output()}", is_over, timeout=40)
         answer = httpx2.get(
             f"{self.all.url}/api/graphs/{graph}/executions/{execution}/events", params={"limit": 1}, trust_env=False
         ).json()
@@ -179,7 +179,7 @@ async def test_a_redis_that_is_killed_gets_everything_back(site: Site) -> None:
         await subscribe(socket, execution)
         await follow(socket, upto=50)
     site.redis.kill()
-    until(lambda: gateway.status("/readyz") == 503, "the gateway says that Redis is away")
+    poll("the gateway says that Redis is away", lambda: gateway.status("/readyz") == 503)
     assert gateway.status("/livez") == 200
     down = httpx2.get(f"{gateway.url}/readyz", trust_env=False).json()
     assert {item["pointer"] for item in down["errors"]} & {"/bus", "/log"}
@@ -193,9 +193,9 @@ async def test_a_redis_that_is_killed_gets_everything_back(site: Site) -> None:
     site.all.wait_for("/readyz", 200)
     graph = site.graph("Alice")
     last = site.wait_over(graph, execution)
-    until(lambda: site.redis_length(execution) == last, f"the tape is whole again\n{site.all.output()}", 30)
-    until(lambda: site.redis_length(second) > 0, "what ran meanwhile is there")
-    until(lambda: site.redis_length(before) == count, "what was over is there again")
+    poll(f"the tape is whole again\n{site.all.output()}", lambda: site.redis_length(execution) == last, timeout=30)
+    poll("what ran meanwhile is there", lambda: site.redis_length(second) > 0)
+    poll("what was over is there again", lambda: site.redis_length(before) == count)
     async with connect(gateway.ws_url) as socket:
         reply = await subscribe(socket, execution)
         assert reply["data"]["recovered"] is True
@@ -213,7 +213,7 @@ async def test_a_server_starts_and_works_without_its_redis(site: Site) -> None:
     site.redis.start()
     gateway.wait_for("/readyz", 200)
     site.all.wait_for("/readyz", 200)
-    until(lambda: site.redis_length(execution) >= 1, "the relay goes on")
+    poll("the relay goes on", lambda: site.redis_length(execution) >= 1)
     async with connect(gateway.ws_url) as socket:
         await subscribe(socket, execution)
         assert (await follow(socket))[-1] >= last
@@ -271,7 +271,7 @@ async def test_workers_share_a_port_and_one_that_dies_comes_back(site: Site) -> 
     gateway = site.gateway("--workers", "3", LIVETAPE_GATEWAY__DRAIN_SECONDS="1")
     site.all.start()
     gateway.start()
-    until(lambda: "3 workers" in gateway.output(), "all serve")
+    poll("all serve", lambda: "3 workers" in gateway.output())
     workers = gateway.workers()
     assert len(workers) == 3
     sockets = [await connect(gateway.ws_url).__aenter__() for _ in range(30)]
@@ -282,7 +282,7 @@ async def test_workers_share_a_port_and_one_that_dies_comes_back(site: Site) -> 
     assert [await follow(socket) for socket in sockets] == [list(range(1, last + 1))] * 30
 
     os.kill(min(workers), signal.SIGKILL)
-    until(lambda: len(gateway.workers() - workers) == 1, "another takes its place")
+    poll("another takes its place", lambda: len(gateway.workers() - workers) == 1)
     assert "signal 9" in gateway.output()
     for socket in sockets:
         await socket.close()
@@ -305,11 +305,11 @@ async def test_workers_share_a_port_and_one_that_dies_comes_back(site: Site) -> 
 async def test_workers_end_with_a_parent_that_is_killed(site: Site) -> None:
     gateway = site.gateway("--workers", "2", LIVETAPE_GATEWAY__DRAIN_SECONDS="0")
     gateway.start()
-    until(lambda: "2 workers" in gateway.output(), "all serve")
+    poll("all serve", lambda: "2 workers" in gateway.output())
     workers = gateway.workers()
     gateway.signal(signal.SIGKILL)
     gateway.wait()
-    until(lambda: all(not _runs(pid) for pid in workers), "none is left")
+    poll("none is left", lambda: all(not _runs(pid) for pid in workers))
 
 
 def _runs(pid: int) -> bool:

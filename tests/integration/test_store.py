@@ -1,4 +1,4 @@
-"""The execution store on SQLite: state and events in one commit, leases, recovery, idempotency, migrations."""
+"""The execution store on SQLite and PostgreSQL: state and events in one commit, leases, recovery, migrations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from alembic.script import ScriptDirectory
 from pydantic_core import from_json
 from sqlalchemy import Connection
 
-from livetape.adapters.sql.database import SqliteDatabase
-from livetape.adapters.sql.executions import RECOVERY_DELAYS_S, SqlExecutionStore
+from databases import postgres_database, sqlite_database
+from livetape.adapters.sql.database import Database, SqliteDatabase
+from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.adapters.sql.graphs import SqlGraphStore
+from livetape.adapters.sql.leasing import RECOVERY_DELAYS_S
+from livetape.adapters.sql.log import SqlEventLog
 from livetape.adapters.sql.migrate import HEAD, migrate, upgrade
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.relay import SqlTapeRelayStore
 from livetape.adapters.sqlite.ephemeral import EPHEMERAL_SCHEMA, SqliteEphemeral
-from livetape.adapters.sqlite.log import SCHEMA, SqliteEventLog
+from livetape.adapters.sqlite.log import SCHEMA
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.engine.queue import Doorbell
@@ -60,11 +63,11 @@ class ManualClock:
 class Stage:
     """A store with everything around it."""
 
-    def __init__(self, writer: Writer, readers: Readers) -> None:
-        self.clock = ManualClock()
-        self.database = SqliteDatabase(writer, readers)
+    def __init__(self, database: Database, clock: ManualClock) -> None:
+        self.clock = clock
+        self.database = database
         self.committed: list[Committed] = []
-        self.log = SqliteEventLog(writer, readers, clock=self.clock)
+        self.log = SqlEventLog(database, clock=clock)
         self.queue = SqlQueue(self.database, clock=self.clock)
         self.store = SqlExecutionStore(
             self.database, on_commit=self.committed.append, ring=self.queue.ring, clock=self.clock
@@ -109,17 +112,15 @@ class Stage:
         assert last.final == row.status.is_terminal
 
 
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    writer, readers = Writer(tmp_path / "a.db"), Readers(tmp_path / "a.db")
-    writer.open()
-    try:
-        stage = Stage(writer, readers)
-        await stage.database.write(migrate)
-        yield stage
-    finally:
-        readers.close()
-        writer.close()
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+    clock = ManualClock()
+    if request.param == "sqlite":
+        async with sqlite_database(tmp_path / "a.db", clock=clock) as database:
+            yield Stage(database, clock)
+    else:
+        async with postgres_database(request.getfixturevalue("postgres_url"), clock=clock) as database:
+            yield Stage(database, clock)
 
 
 def node(seq: int, status: ExecutionStatus, **more: object) -> NodeRow:
@@ -201,11 +202,11 @@ async def test_renewal_tells_what_is_still_held_and_what_to_cancel(stage: Stage)
         await stage.claim(name)
     await stage.store.request_cancel("e2", user_id="u")
     stage.clock.go(10)
-    held = await asyncio.to_thread(stage.store.renew, "w", ["e1", "e2"], 15)
+    held = await asyncio.to_thread(stage.store.renew, "w", {"e1": 1, "e2": 1}, 15)
     assert (held.held, held.cancelled) == (frozenset({"e1", "e2"}), frozenset({"e2"}))
     stage.clock.go(10)
     assert await stage.store.recover(expired_before=stage.clock.now()) == ["e3"], "it was not renewed"
-    held = await asyncio.to_thread(stage.store.renew, "w", ["e1", "e3"], 15)
+    held = await asyncio.to_thread(stage.store.renew, "w", {"e1": 1, "e3": 1}, 15)
     assert held.held == {"e1"}
 
 
@@ -417,7 +418,9 @@ def described(path: Path) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
-async def test_migrations_the_tables_and_the_librarys_schema_are_one(stage: Stage, tmp_path: Path) -> None:
+async def test_migrations_the_tables_and_the_librarys_schema_are_one(tmp_path: Path) -> None:
+    async with sqlite_database(tmp_path / "a.db"):
+        pass
     writer, readers = Writer(tmp_path / "b.db"), Readers(tmp_path / "b.db")
     writer.open()
     database = SqliteDatabase(writer, readers)

@@ -154,6 +154,13 @@ def test_a_token_without_an_end_does_not_expire() -> None:
     assert verifier().verify(token(exp=10**30)).expires_at is None
 
 
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+def test_a_number_beyond_every_float_is_a_number(claim: str) -> None:
+    assert verifier().verify(token(**{claim: -(10**400) if claim != "exp" else 10**400})).user_id == "U"
+    with pytest.raises(UnauthenticatedError):
+        verifier().verify(token(**{claim: 10**400 if claim != "exp" else -(10**400)}))
+
+
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "." * 50, "ä.ö.ü", "\ud800.a.b", "[" * 9000, "x" * 20_000])
 def test_rubbish_is_an_invalid_token(text: str) -> None:
     assert refused(text).context["reason"] == "invalid"

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from livetape.engine.blocks.http_request import SendWebRequestBlock
+from livetape.engine.blocks.language_model import LanguageModelBlock
+from livetape.engine.blocks.options import ModelOptions
 from livetape.errors import ConfigError
 from livetape.events.open import check_url
 from livetape.gateway.options import GatewayOptions
+from livetape.runtime.engine import load_blocks
 from livetape.settings import (
     EngineSettings,
     GatewaySettings,
@@ -21,7 +25,7 @@ from livetape.settings import (
     signing_key,
 )
 from livetape.settings.load import fields, variable_of
-from livetape.settings.model import REDIS_SCHEMES
+from livetape.settings.model import AMQP_SCHEMES, REDIS_SCHEMES, RequestSettings
 
 KEY = "k" * 40
 
@@ -137,7 +141,7 @@ def test_a_file_that_is_absent_or_broken(tmp_path: Path) -> None:
     [
         ("BUS", "amqp://h"),
         ("STORE", "postgresql+psycopg://h/db"),
-        ("QUEUE", "amqp://h"),
+        ("LOG", "amqp://h"),
         ("FILES", "s3://bucket"),
     ],
 )
@@ -201,6 +205,32 @@ def test_the_redis_of_the_seed_is_read_only_by_who_has_to_have_one(tmp_path: Pat
     assert load_settings({}, ours, tmp_path, redis=True).settings.bus_url == REDIS
 
 
+def test_a_broker_takes_doorbells_and_leaves_the_state_in_the_database() -> None:
+    for scheme in AMQP_SCHEMES:
+        settings = Settings(queue=f"{scheme}://guest:guest@h/", store="sqlite:///a.db")
+        assert settings.broker_url == f"{scheme}://guest:guest@h/"
+        assert settings.database_path == Path("a.db")
+        assert not settings.is_distributed
+    assert Settings(queue="amqp://h").database_path == Path(".livetape/livetape.db")
+    assert Settings().broker_url is None
+    assert Settings(queue="sqlite:///a.db").broker_url is None
+
+
+def test_the_rabbitmq_of_the_seed_is_read_only_by_who_shares_its_queue(tmp_path: Path) -> None:
+    environ = {
+        "RABBITMQ_HOST": "mq", "RABBITMQ_PORT": "7", "RABBITMQ_DEFAULT_USER": "u/", "RABBITMQ_DEFAULT_PASS": "p@"
+    }  # fmt: skip
+    assert load_settings({}, environ, tmp_path).settings.broker_url is None
+    loaded = load_settings({}, environ, tmp_path, rabbitmq=True)
+    assert loaded.settings.broker_url == "amqp://u%2F:p%40@mq:7/"
+    assert loaded.sources == {"queue": f"{', '.join(environ)} in the environment"}
+    only = load_settings({}, {"RABBITMQ_HOST": "::1"}, tmp_path, rabbitmq=True)
+    assert only.settings.broker_url == "amqp://guest:guest@[::1]:5672/"
+    assert load_settings({}, {"RABBITMQ_DEFAULT_PASS": "x"}, tmp_path, rabbitmq=True).settings.broker_url is None
+    ours = {**environ, "LIVETAPE_QUEUE": "amqp://ours/"}
+    assert load_settings({}, ours, tmp_path, rabbitmq=True).settings.broker_url == "amqp://ours/"
+
+
 def test_a_url_with_a_password_may_be_a_mounted_secret(tmp_path: Path) -> None:
     (tmp_path / "url").write_text(REDIS + "\n")
     loaded = load_settings({}, {"LIVETAPE_BUS_FILE": str(tmp_path / "url")}, tmp_path)
@@ -216,7 +246,7 @@ def test_other_urls_are_refused(url: str) -> None:
 def test_store_queue_and_log_are_one_file() -> None:
     assert Settings(store="sqlite:////tmp/x.db").database_path == Path("/tmp/x.db")
     assert Settings(store="sqlite:///a.db", log="sqlite:///a.db").database_path == Path("a.db")
-    with pytest.raises(ConfigError, match="one SQLite file"):
+    with pytest.raises(ConfigError, match="one database"):
         Settings(store="sqlite:///a.db", log="sqlite:///b.db")
 
 
@@ -312,11 +342,44 @@ def test_settings_cannot_be_changed() -> None:
         Settings().port = 1
 
 
+def test_a_postgresql_is_named_under_either_name() -> None:
+    url = "postgresql://u:secret@h/db"
+    assert Settings(database=url).postgres_url == url
+    assert Settings(store="postgres://h/db").postgres_url == "postgres://h/db"
+    assert Settings(database=url, queue="amqp://h").postgres_url == url
+    assert Settings().postgres_url is None
+    assert Settings(database="sqlite:///a.db").database_path == Path("a.db")
+    for other in ({"store": "postgresql://h/other"}, {"log": "sqlite:///a.db"}, {"queue": "sqlite:///a.db"}):
+        with pytest.raises(ConfigError, match="one database"):
+            Settings(database=url, **other)
+
+
 def test_every_setting_is_described_and_named_once() -> None:
     found = dict(fields(Settings))
     assert all(field.description for field in found.values())
     assert len({variable_of(path) for path in found}) == len(found)
-    assert {path.partition(".")[0] for path in found if "." in path} == {"gateway", "engine"}
+    assert {path.partition(".")[0] for path in found if "." in path} == {"gateway", "engine", "requests", "llm"}
+
+
+def test_blocks_get_their_limits_and_the_key_from_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-secret\n")
+    environ = {
+        "OPENAI_BASE_URL": "https://models.test/v1",
+        "LIVETAPE_LLM__API_KEY_FILE": str(tmp_path / "key"),
+        "LIVETAPE_REQUESTS__ALLOW": "10.1.0.0/16, intern.test",
+    }
+    settings = load_settings({}, environ, tmp_path).settings
+    assert "sk-secret" not in repr(settings)
+    blocks = {block.name: block for block in load_blocks(settings)}
+    model, request = blocks["LanguageModelBlock"], blocks["SendWebRequestBlock"]
+    assert isinstance(model, LanguageModelBlock)
+    assert isinstance(request, SendWebRequestBlock)
+    assert model.options == ModelOptions("https://models.test/v1", "sk-secret", None, 60.0)
+    assert request.options.allow == ("10.1.0.0/16", "intern.test")
+    assert "sk-secret" not in repr(model.options)
+    broken = settings.model_copy(update={"requests": RequestSettings(allow=("http://x",))})
+    with pytest.raises(ConfigError, match="no host name"):
+        load_blocks(broken)
 
 
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:

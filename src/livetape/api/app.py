@@ -17,12 +17,26 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from livetape.api.errors import error_response, problem_of
 from livetape.api.middleware import HttpOptions, layers
 from livetape.api.negotiation import prefers_html
-from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Revocations, Tapes
+from livetape.api.ports import (
+    EventStreams,
+    Executions,
+    Graphs,
+    Jobs,
+    MetricsText,
+    QueueControl,
+    Readiness,
+    Reviews,
+    Revocations,
+    Tapes,
+)
 from livetape.api.routers import blocks as blocks_routes
+from livetape.api.routers import control as control_routes
 from livetape.api.routers import executions as execution_routes
 from livetape.api.routers import graphs as graph_routes
 from livetape.api.routers import health as health_routes
 from livetape.api.routers import jobs as job_routes
+from livetape.api.routers import queue as queue_routes
+from livetape.api.routers import reviews as review_routes
 from livetape.api.services import ApiOptions, BlockList, Services
 from livetape.auth import Authenticator
 from livetape.clock import Clock, IdFactory, SystemClock, new_id
@@ -37,6 +51,9 @@ OUR_ROUTES: Final = tuple(
     for router in (
         graph_routes.router,
         execution_routes.router,
+        control_routes.router,
+        review_routes.router,
+        queue_routes.router,
         job_routes.router,
         blocks_routes.router,
         health_routes.router,
@@ -56,6 +73,8 @@ def create_api(
     *,
     graphs: Graphs,
     executions: Executions,
+    reviews: Reviews,
+    queue: QueueControl,
     blocks: BlockRegistry,
     log: Tapes,
     jobs: Jobs,
@@ -111,6 +130,8 @@ def create_api(
         executions=executions,
         blocks=blocks,
         block_list=BlockList(blocks),
+        reviews=reviews,
+        queue=queue,
         jobs=jobs,
         tapes=log,
         authenticator=authenticator,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from livetape.api.bodies import ErrorBody
 from livetape.api.limits import JsonRoute
-from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, Tapes
+from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, QueueControl, Reviews, Tapes
 from livetape.api.services import ApiOptions, BlockList, Services
 from livetape.auth import ConnectionFacts, Principal
 from livetape.engine.block import BlockRegistry
@@ -123,6 +123,14 @@ async def get_block_list(request: Request) -> BlockList:
     return services_of(request).block_list
 
 
+async def get_reviews(request: Request) -> Reviews:
+    return services_of(request).reviews
+
+
+async def get_queue(request: Request) -> QueueControl:
+    return services_of(request).queue
+
+
 async def get_jobs(request: Request) -> Jobs:
     return services_of(request).jobs
 
@@ -144,6 +152,8 @@ GraphsDep = Annotated[Graphs, Depends(get_graphs)]
 ExecutionsDep = Annotated[Executions, Depends(get_executions)]
 BlocksDep = Annotated[BlockRegistry, Depends(get_blocks)]
 BlockListDep = Annotated[BlockList, Depends(get_block_list)]
+ReviewsDep = Annotated[Reviews, Depends(get_reviews)]
+QueueDep = Annotated[QueueControl, Depends(get_queue)]
 JobsDep = Annotated[Jobs, Depends(get_jobs)]
 TapesDep = Annotated[Tapes, Depends(get_tapes)]
 EventStreamsDep = Annotated[EventStreams, Depends(get_event_streams)]

@@ -83,12 +83,18 @@ class DeleteGraphResponse(BaseModel):
 
 
 class StartExecution(BaseModel):
-    """What an execution starts with: `inputs` by the names of the graph's INPUT blocks."""
+    """What an execution starts with: `inputs` by the names of the graph's INPUT blocks.
+
+    `nodes_input_masks` are inputs by node, in place of what the node has. Higher `priority` goes first. `dry_run`:
+    nothing with effects is run.
+    """
 
     inputs: dict[str, Any] = Field(default_factory=dict)
     credentials_inputs: dict[str, Any] = Field(default_factory=dict)
     source: Literal["builder", "library", "onboarding"] | None = None
     dry_run: bool = False
+    nodes_input_masks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    priority: Annotated[int, Field(ge=0, le=9)] = 0
 
 
 class BlockCost(BaseModel):

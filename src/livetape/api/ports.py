@@ -8,8 +8,10 @@ from typing import Any, Protocol, TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
+from livetape.api.control_models import Reviewed
 from livetape.auth import Principal
 from livetape.engine.graph import Graph, GraphMeta, GraphModel
+from livetape.engine.start_options import StartOptions
 from livetape.events.executions import GraphExecution, GraphExecutionMeta, NodeExecutionResult
 from livetape.events.log import Position, Tape
 from livetape.events.recorder import Recorded
@@ -69,6 +71,39 @@ class Executions(Protocol):
         version: int | None,
         inputs: dict[str, Any],
         *,
+        options: StartOptions | None = None,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started: ...
+
+    async def trigger(
+        self,
+        user_id: str,
+        graph_id: str,
+        version: int | None,
+        payload: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started: ...
+
+    async def rerun(
+        self,
+        user_id: str,
+        graph_exec_id: str,
+        *,
+        graph_id: str | None = None,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started: ...
+
+    async def retry(
+        self,
+        user_id: str,
+        graph_exec_id: str,
+        *,
+        graph_id: str | None = None,
+        from_node: str | None = None,
         idempotency_key: str | None = None,
         request_hash: str = "",
     ) -> Started: ...
@@ -82,6 +117,47 @@ class Executions(Protocol):
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0
     ) -> GraphExecutionMeta: ...
+
+
+class Reviews(Protocol):
+    """What executions ask people. Every method sees only the user's own."""
+
+    async def waiting(self, user_id: str, *, page: int = 1, page_size: int = 25) -> Sequence[Reviewed]: ...
+
+    async def of_execution(self, user_id: str, graph_exec_id: str) -> Sequence[Reviewed]: ...
+
+    async def decide(
+        self,
+        user_id: str,
+        node_exec_id: str,
+        *,
+        approved: bool,
+        message: str = "",
+        edited: Any = None,
+        is_edited: bool = False,
+    ) -> Reviewed: ...
+
+
+class QueueFigures(Protocol):
+    """How much waits to be begun, and for how long."""
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def oldest_s(self) -> float: ...
+
+
+class QueueControl(Protocol):
+    """The queue of executions as a whole."""
+
+    async def pause(self, reason: str) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def paused(self) -> str | None: ...
+
+    async def figures(self) -> QueueFigures: ...
 
 
 class Jobs(Protocol):

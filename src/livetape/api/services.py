@@ -10,7 +10,18 @@ from typing import Literal
 
 from pydantic_core import to_json
 
-from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, MetricsText, Readiness, Revocations, Tapes
+from livetape.api.ports import (
+    EventStreams,
+    Executions,
+    Graphs,
+    Jobs,
+    MetricsText,
+    QueueControl,
+    Readiness,
+    Reviews,
+    Revocations,
+    Tapes,
+)
 from livetape.auth import Authenticator
 from livetape.engine.block import BlockRegistry
 
@@ -59,6 +70,8 @@ class Services:
     executions: Executions
     blocks: BlockRegistry
     block_list: BlockList
+    reviews: Reviews
+    queue: QueueControl
     jobs: Jobs
     tapes: Tapes
     authenticator: Authenticator

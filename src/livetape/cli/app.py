@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, str]] = {
     "publish": "Put one event on the tape of a job.",
     "token": "Make and look at access tokens.",
     "config": "Show the settings and where they come from.",
+    "db": "Look at the database, upgrade it, copy it.",
     "doctor": "Check this machine, the data folder and the server.",
     "version": "Show versions.",
 }

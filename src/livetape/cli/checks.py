@@ -59,7 +59,7 @@ def all_checks(load: Callable[[], Loaded]) -> list[Check]:
         *check_settings(loaded),
         check_data_dir(settings.data_dir),
         check_secret(settings),
-        check_database(settings.database_path),
+        check_database(settings.database_path) if settings.postgres_url is None else check_postgres(settings),
         check_bus(settings),
         check_server(url, settings.server_file),
         check_port(settings, is_ours=url is not None),
@@ -162,6 +162,27 @@ def check_database(path: Path) -> Check:
     if problems != ["ok"]:
         return Check("database", "fail", f"{path}: {'; '.join(problems)}", _restore(path))
     return Check("database", "ok", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, journal {journal}, sound")
+
+
+def check_postgres(settings: Settings) -> Check:
+    """Whether the server answers, and whether its tables are those of this version."""
+    import asyncio
+
+    from livetape.errors import StoreError
+    from livetape.runtime.maintenance import database_report, without_password
+
+    place = without_password(str(settings.postgres_url))
+    try:
+        report = asyncio.run(database_report(settings))
+    except StoreError as exc:
+        return Check("database", "fail", f"{place}: {exc}", "start it, or correct LIVETAPE_DATABASE")
+    except ModuleNotFoundError as exc:
+        return Check("database", "fail", f"{place}: {exc}", 'pip install "livetape[postgres]"')
+    found = f"{place}, {report.server}, {report.size / 2**20:.1f} MiB, revision {report.revision or '-'}"
+    if report.state in ("behind", "newer"):
+        remedy = "livetape db upgrade" if report.state == "behind" else "use the version that made it, or a newer one"
+        return Check("database", "fail", found, remedy)
+    return Check("database", "ok", found)
 
 
 def check_bus(settings: Settings) -> Check:

@@ -60,6 +60,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("LT-E403", "bad_answer", 4, "The server gave an answer that is not understood.", "check --url and versions"),
     Row("LT-E404", "server", 4, "The server failed.", "see the server's log; then try again"),
     Row("LT-E405", "store_unavailable", 4, "The database cannot be reached.", "livetape doctor; then try again"),
+    Row("LT-E406", "commit_unknown", 4, "Nobody knows whether it was written.", "look at the state, then decide"),
+    Row("LT-E407", "lock_timeout", 4, "Somebody else held a lock all the time.", "wait, then try again"),
     Row("LT-E410", "bus", 4, "The event bus failed.", "see the server's log; then try again"),
     Row("LT-E411", "bus_unavailable", 4, "The event bus cannot be reached.", "check LIVETAPE_BUS; then try again"),
     Row("LT-E412", "codec", 4, "Bytes that are not an event.", "check that the versions on both sides fit"),
@@ -69,6 +71,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("LT-E421", "log_unavailable", 4, "The event log cannot be reached.", "livetape doctor; then try again"),
     Row("LT-E422", "position_lost", 7, "The position was trimmed or its tape began anew.", "use --since earliest"),
     Row("LT-E423", "tape_hole", 7, "A copy would leave a hole in the tape.", "copy the missing events first"),
+    Row("LT-E430", "queue", 4, "The queue failed.", "see the server's log; then try again"),
+    Row("LT-E431", "queue_unavailable", 4, "The queue cannot be reached.", "check LIVETAPE_QUEUE; then try again"),
     Row("LT-E500", "auth", 5, "Access was refused.", "livetape token create --user YOU; pass it with --token"),
     Row(
         "LT-E501",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Final
@@ -14,11 +15,18 @@ from livetape.settings import Settings
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class Lines(logging.Formatter):
-    """Lines for people."""
+    """Lines for people. A message is one line, whatever is in it: what a client said must not look like another record,
+    nor steer a terminal. A stack follows on lines of its own."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the base
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record).rstrip())
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

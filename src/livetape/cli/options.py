@@ -38,11 +38,18 @@ class App:
         click.echo(text, err=True, color=self.color(sys.stderr))
 
     def load(self, *, warn: bool = True, redis: bool = False, **flags: Any) -> Loaded:
-        """The settings of this call. `redis`: see `load_settings`."""
+        """The settings of this call. `redis`: it is a process among others; see `load_settings`, `rabbitmq` too."""
         from livetape.settings import load_settings
 
         config = Path(self.config_file) if self.config_file else None
-        loaded = load_settings({"data_dir": self.data_dir, **flags}, os.environ, Path.cwd(), config=config, redis=redis)
+        loaded = load_settings(
+            {"data_dir": self.data_dir, **flags},
+            os.environ,
+            Path.cwd(),
+            config=config,
+            redis=redis,
+            rabbitmq=redis,
+        )
         self.sources = loaded.sources
         for warning in loaded.warnings if warn else ():
             self.say(f"warning: {warning}")

@@ -1,20 +1,25 @@
-"""Writes docs/reference/{cli,settings,errors,metrics}.md from the code: `python -m livetape.cli.reference [FOLDER]`."""
+"""Writes pages of docs/reference from the code: `python -m livetape.cli.reference [FOLDER]`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from inspect import cleandoc
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from livetape.cli.app import cli
 from livetape.cli.errors import EXIT_CODES, TABLE
+from livetape.engine.block import BlockType
+from livetape.engine.blocks import builtin_blocks
 from livetape.figures import FIGURES, PARTS
 from livetape.settings import Settings
 from livetape.settings.load import FALLBACKS, SECRET_FIELDS, fields, variable_of
@@ -26,11 +31,76 @@ NOTE = "<!-- Made by `python -m livetape.cli.reference`; a test fails when it is
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     return {
+        "blocks.md": blocks_page(),
         "cli.md": cli_page(),
         "settings.md": settings_page(),
         "errors.md": errors_page(),
         "metrics.md": metrics_page(),
     }
+
+
+def blocks_page() -> str:
+    """Every block with its pins."""
+    blocks = sorted(builtin_blocks(), key=lambda block: block.name.lower())
+    lines = [
+        "# Blocks",
+        NOTE,
+        "",
+        "The blocks that come with livetape. A pin in bold must have a value, by a link or as an input default; the",
+        "others show their default. `→` marks outputs; every block also has the output `error`: what went wrong.",
+        "*pure*: a result may be used again. *reads*: it changes nothing anywhere. *static*: its last value is kept",
+        "for later executions of what is downstream. [How to write a block](../howto/blocks.md).",
+        "",
+    ]
+    for block in blocks:
+        said = [f"`{block.id}`", ", ".join(category.name.lower() for category in block.categories)]
+        said += [f"type {block.block_type.value}"] if block.block_type is not BlockType.STANDARD else []
+        said += [word for word, is_so in (("pure", block.pure), ("reads", block.read_only)) if is_so]
+        said += [word for word, is_so in (("static", block.static_output), ("disabled", block.disabled)) if is_so]
+        said += [f"at most {block.timeout:g} s"] if block.timeout is not None else []
+        said += [f"{block.retries.attempts} attempts"] if block.retries is not None else []
+        lines += [f"## {block.name}", "", block.description, "", "; ".join(said), ""]
+        lines += ["| pin | type | default |", "| --- | --- | --- |"]
+        lines += [_input_pin(name, field) for name, field in block.Input.model_fields.items()]
+        lines += [
+            f"| → `{name}` | {_type(field)} | |" for name, field in block.Output.model_fields.items() if name != "error"
+        ]
+        lines.append("")
+    lines.pop()
+    return "\n".join(lines) + "\n"
+
+
+def _input_pin(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return f"| **`{name}`** | {_type(field)} | |"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    value = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+    return f"| `{name}` | {_type(field)} | `{json.dumps(value, ensure_ascii=False)}` |"
+
+
+def _type(field: FieldInfo) -> str:
+    return _type_name(field.annotation).replace("|", PIPE)
+
+
+def _type_name(kind: Any) -> str:
+    """As people write it: without limits, models by their names, options by their values."""
+    if kind is Any:
+        return "any"
+    if kind is None or kind is type(None):
+        return "null"
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is Literal:
+        return " | ".join(f"`{option}`" for option in arguments)
+    if origin is Union or origin is UnionType:
+        return " | ".join(map(_type_name, arguments))
+    if origin is not None:
+        inner = [_type_name(part) for part in arguments]
+        return f"{origin.__name__} of {inner[-1]}" if set(inner) - {"any"} else origin.__name__
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " | ".join(f"`{option.value}`" for option in kind)
+    return str(kind.__name__)
 
 
 def cli_page() -> str:

@@ -29,6 +29,9 @@ LOOK_S: Final = 1.0
 Work = Callable[["Lifeline"], int]
 """What a worker does: its exit code."""
 
+Start = Callable[["Lifeline"], int]
+"""Starts a worker as a process of its own, and returns its number. It inherits the two descriptors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lifeline:
@@ -36,11 +39,11 @@ class Lifeline:
 
     number: int
     parent: int
-    _said: int
+    said: int
 
     def ready(self) -> None:
         """Tell the parent that this worker serves."""
-        os.write(self._said, bytes([self.number]))
+        os.write(self.said, bytes([self.number]))
 
 
 @dataclass(slots=True)
@@ -54,11 +57,12 @@ class _Slot:
 
 
 class Workers:
-    """Starts `count` workers by fork, starts again those that die, and ends them all on SIGTERM or SIGINT.
+    """Starts `count` workers, starts again those that die, and ends them all on SIGTERM or SIGINT.
 
-    For a process without threads and without an event loop. `say` is for people; `ready` is called once, when all
-    serve, `stopping` when no worker will be started any more. `report` turns an exception of a worker into its exit
-    code.
+    A worker is a fork of this process that does `work` (then this is one without threads and without an event loop), or
+    what `start` has made of it. `say` is for people; `ready` is called once, when all serve, `stopping` when no worker
+    will be started any more, `ended` with the number of a process as soon as it is gone. `report` turns an exception of
+    a worker into its exit code.
     """
 
     def __init__(
@@ -71,9 +75,15 @@ class Workers:
         ready: Callable[[], None],
         stopping: Callable[[], None],
         report: Callable[[BaseException], int],
+        start: Start | None = None,
+        ended: Callable[[int], None] = lambda pid: None,
+        letting: str = "sockets go elsewhere",
     ) -> None:
         self._slots = [_Slot(number) for number in range(count)]
         self._work = work
+        self._start_process = start
+        self._tell_ended = ended
+        self._letting = letting
         self._drain_s = drain_s
         self._say = say
         self._ready = ready
@@ -140,6 +150,9 @@ class Workers:
         sys.stdout.flush()
         sys.stderr.flush()
         slot.started_at, slot.was_ready = time.monotonic(), False
+        if self._start_process is not None:
+            slot.pid = self._start_process(Lifeline(slot.number, self._alive_read, self._said_write))
+            return
         pid = os.fork()
         if pid == 0:
             self._be_worker(slot.number)
@@ -185,7 +198,7 @@ class Workers:
     def _stop(self, code: int) -> None:
         self._code = code
         self._stopping_since = time.monotonic()
-        self._say("stopping: letting sockets go elsewhere (again to stop at once)")
+        self._say(f"stopping: letting {self._letting} (again to stop at once)")
         self._stopping()
         self._send(signal.SIGTERM)
 
@@ -203,6 +216,8 @@ class Workers:
 
     def _ended(self, slot: _Slot, code: int) -> None:
         pid, slot.pid = slot.pid, None
+        assert pid is not None
+        self._tell_ended(pid)
         if self._stopping_since is not None:
             # Before it could listen to signals, SIGTERM simply ends it.
             if code not in (0, -signal.SIGTERM):

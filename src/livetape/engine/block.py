@@ -1,8 +1,9 @@
 """The block SDK: what a block declares and what it is given when it runs.
 
 A block is a class with typed input and output models and one generator method `run` that yields `(pin, value)`.
-An `async def run` runs on the event loop of the worker; a plain `def run` runs in a thread, so that blocking code
-holds up nobody. Each yielded output is followed at once: nodes downstream start while the block still runs.
+An `async def run` runs on the event loop of the worker; a plain `def run` runs in a thread, or in a process of its
+own, so that blocking code holds up nobody. Each yielded output is followed at once: nodes downstream start while the
+block still runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from livetape.clock import Clock
+from livetape.engine.block_ports import Children, Memory, Reviews, Timers
+from livetape.engine.block_services import ABSENT
 from livetape.errors import ConfigError
 
 
@@ -30,6 +33,7 @@ class BlockType(StrEnum):
     OUTPUT = "Output"
     NOTE = "Note"
     WEBHOOK = "Webhook"
+    WEBHOOK_MANUAL = "Webhook (manual)"
     AGENT = "Agent"
     AI = "AI"
     HUMAN_IN_THE_LOOP = "Human In The Loop"
@@ -71,11 +75,41 @@ class BlockCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a failed run is tried again, and after how long.
+
+    Only exceptions of the classes in `on` count. The k-th pause is `base_s * 2**(k-1)` seconds, at most `cap_s`, less
+    up to half of it so that many do not come back at once; an exception with a number in `retry_after` asks for at
+    least so many seconds, up to `cap_s`. Outputs that a new attempt repeats are not followed twice.
+    """
+
+    on: tuple[type[Exception], ...]
+    attempts: int = 3
+    base_s: float = 0.5
+    cap_s: float = 30.0
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a run says of itself, for its cost: the block adds to `amounts` (`tokens`, `requests`, ...)."""
+
+    amounts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, amount: float) -> None:
+        """Count so much more of it."""
+        self.amounts[name] = self.amounts.get(name, 0) + amount
+
+
+@dataclass(frozen=True, slots=True)
 class BlockContext:
     """What a block may know and use while it runs.
 
     `idempotency_key` is stable over retries and recoveries of one node execution: pass it to whatever you call.
-    `files` is the only folder that a block may read or write. `sleep` waits in the engine's time.
+    `files` is the only folder that a block may read or write. `sleep` waits in the engine's time, and keeps its place
+    in the worker; `sleep_until` is for longer waits, which outlive the process. `children` runs other graphs, `review`
+    asks people, `memory` keeps values; `transaction(unit)` runs `unit(connection)` in one database transaction with
+    the record that it ran, once per node execution and place, and returns its result, JSON, again after a re-run.
+    Where the engine has none of them, they refuse with a BlockExecutionError.
     """
 
     user_id: str
@@ -87,6 +121,19 @@ class BlockContext:
     files: Path
     clock: Clock
     sleep: Callable[[float], Awaitable[None]]
+    timers: Timers | None = None
+    children: Children = ABSENT
+    review: Reviews = ABSENT
+    memory: Memory = ABSENT
+    transaction: Callable[[Callable[[Any], Any]], Awaitable[Any]] = ABSENT.transaction
+    usage: Usage = field(default_factory=Usage)
+
+    async def sleep_until(self, due: datetime) -> None:
+        """Return when it is `due`. The block may be ended meanwhile and run again: see `block_ports`."""
+        if self.timers is not None:
+            await self.timers.sleep_until(due)
+        else:
+            await self.sleep(max(0.0, (due - self.clock.now()).total_seconds()))
 
     @property
     def idempotency_key(self) -> str:
@@ -94,6 +141,9 @@ class BlockContext:
 
 
 PinValue: TypeAlias = tuple[str, Any]
+
+# A pin that no model declares: a node's own limit in seconds, in place of its block's `timeout`.
+TIMEOUT_PIN = "_timeout"
 
 VECTOR_TIME = datetime(2025, 1, 2, 22, 4, 5, 678_901, tzinfo=UTC)
 
@@ -178,19 +228,39 @@ class Block(ABC, Generic[In]):
     # The last value of a static output is kept and reused by later executions of the node downstream.
     static_output: ClassVar[bool] = False
     disabled: ClassVar[bool] = False
-    # What happens to a node execution that a lost worker left half done.
-    on_interrupt: ClassVar[Literal["rerun", "fail"]] = "rerun"
-    # Seconds after which one run is ended as failed; None: only the execution's own limit holds.
+    # The same input always gives the same outputs and nothing else happens: a result may be used again.
+    pure: ClassVar[bool] = False
+    # It changes nothing anywhere, though its outputs may differ (a clock, a file): a dry run may run it.
+    read_only: ClassVar[bool] = False
+    # What happens to a node execution that a lost worker left half done. "ask": a person decides.
+    on_interrupt: ClassVar[Literal["rerun", "fail", "ask"]] = "rerun"
+    # Seconds after which one attempt is ended as failed; None: only the execution's own limit holds. A node may set
+    # its own in the input default `_timeout`.
     timeout: ClassVar[float | None] = None
+    retries: ClassVar[Retries | None] = None
+    # Where a plain `def run` runs. A process of its own can be ended at any time and cannot harm the worker; it costs
+    # some tenths of a second, and has only `files`, `clock` and the ids of the context.
+    isolation: ClassVar[Literal["thread", "process"]] = "thread"
+    # MiB that an isolated process may take (on Linux).
+    memory_limit_mb: ClassVar[int | None] = 1024
     costs: ClassVar[Sequence[BlockCost]] = ()
     vectors: ClassVar[Sequence[Vector]] = ()
 
     Input: ClassVar[type[BlockSchema]]
     Output: ClassVar[type[BlockSchema]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.isolation == "process" and inspect.isasyncgenfunction(cls.run):
+            raise TypeError(f"{cls.__name__}: only a plain `def run` can run in a process of its own")
+
+    def isolated(self, data: In) -> bool:
+        """Whether this run goes to a process of its own. Override it where that depends on the input."""
+        return self.isolation == "process"
+
     @abstractmethod
     def run(self, data: In, ctx: BlockContext) -> AsyncIterator[PinValue] | Iterator[PinValue]:
-        """Yield outputs. Declared `async def` (on the loop) or `def` (in a thread), in both cases a generator."""
+        """Yield outputs. Declared `async def` (on the loop) or `def` (elsewhere), in both cases a generator."""
 
     @property
     def name(self) -> str:
@@ -207,6 +277,18 @@ class Block(ABC, Generic[In]):
     def output_pins(self) -> frozenset[str]:
         """Every block also has `error`."""
         return frozenset(self.Output.model_fields) | {"error"}
+
+    def node_input_pins(self, defaults: Mapping[str, Any]) -> frozenset[str]:
+        """The pins of a node with these input defaults, where they depend on them."""
+        return self.input_pins()
+
+    def node_output_pins(self, defaults: Mapping[str, Any]) -> frozenset[str]:
+        """As `node_input_pins`."""
+        return self.output_pins()
+
+    def prepare(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The pin values as they are made the input, for blocks whose pins are not all fields of it."""
+        return values
 
     def required_pins(self) -> frozenset[str]:
         return frozenset(name for name, info in self.Input.model_fields.items() if info.is_required())

@@ -7,13 +7,15 @@ elements too; a value that already fits stays as it is. What does not fit is ref
 from __future__ import annotations
 
 import math
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
 
 from livetape.engine.block import BlockSchema
@@ -23,6 +25,8 @@ from livetape.errors import BlockInputError
 MAX_JSON = 1024 * 1024
 MAX_DIGITS = 1000
 MAX_LISTED = 5
+# Elements of larger containers are left as they are: looking at each would hold up everybody else.
+MAX_CONVERTED = 20_000
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
@@ -31,6 +35,8 @@ FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
 def coerce_input(model: type[BlockSchema], values: Mapping[str, Any]) -> BlockSchema:
     """The block's input from pin values, selectors in pin names included; BlockInputError says what does not fit."""
     merged = merge_inputs(values)
+    for name, field in model.model_fields.items():
+        _check_length(name, merged.get(name), field)
     prepared = {
         name: convert(merged[name], _annotation(field.annotation))
         for name, field in model.model_fields.items()
@@ -40,6 +46,36 @@ def coerce_input(model: type[BlockSchema], values: Mapping[str, Any]) -> BlockSc
         return model.model_validate(prepared)
     except ValidationError as error:
         raise BlockInputError(_summary(error)) from None
+
+
+def _check_length(name: str, value: Any, field: FieldInfo) -> None:
+    """Refuse what is too long before anybody looks at its parts: a million wrong items would be a million findings."""
+    if not isinstance(value, str | list | tuple | dict) or len(value) <= MAX_LISTED:
+        return
+    limit = max(_limits(field.annotation, field.metadata, type(value)), default=len(value))
+    if len(value) > limit:
+        unit = "characters" if isinstance(value, str) else "items"
+        raise BlockInputError(f"{name}: at most {limit} {unit} are allowed, not {len(value)}")
+
+
+def _limits(wanted: Any, metadata: Iterable[Any], kind: type) -> Iterator[int]:
+    """The largest lengths that a value of this kind may have, one for each way in which it may be meant."""
+    if get_origin(wanted) is Annotated:
+        wanted, *more = get_args(wanted)
+        yield from _limits(wanted, [*metadata, *more], kind)
+    elif get_origin(wanted) in {Union, types.UnionType}:
+        for member in get_args(wanted):
+            yield from _limits(member, (), kind)
+    elif (get_origin(wanted) or wanted) is (list if kind is tuple else kind):
+        found = [limit for part in metadata for limit in _max_lengths(part)]
+        yield min(found, default=sys.maxsize)
+
+
+def _max_lengths(part: Any) -> Iterator[int]:
+    for constraint in part.metadata if isinstance(part, FieldInfo) else (part,):
+        limit = getattr(constraint, "max_length", None)
+        if isinstance(limit, int):
+            yield limit
 
 
 def convert(value: Any, wanted: Any) -> Any:
@@ -90,6 +126,8 @@ def fits(value: Any, wanted: Any) -> bool:
         return False
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, list | dict) and len(value) > MAX_CONVERTED:
+        return True
     if isinstance(value, list) and arguments:
         return all(fits(item, arguments[0]) for item in value)
     if isinstance(value, dict) and arguments:
@@ -103,7 +141,7 @@ def parse_json(text: str) -> Any:
         return text
     try:
         return from_json(text)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for half a character
         return text
 
 
@@ -189,7 +227,9 @@ def _to_list(value: Any, arguments: tuple[Any, ...]) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parse_json(value)
     items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    return [convert(item, arguments[0]) for item in items] if arguments else items
+    if not arguments or len(items) > MAX_CONVERTED:
+        return items
+    return [convert(item, arguments[0]) for item in items]
 
 
 def _to_dict(value: Any, arguments: tuple[Any, ...]) -> Any:
@@ -197,7 +237,7 @@ def _to_dict(value: Any, arguments: tuple[Any, ...]) -> Any:
         value = parse_json(value)
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    if not isinstance(value, dict) or not arguments:
+    if not isinstance(value, dict) or not arguments or len(value) > MAX_CONVERTED:
         return value
     return {convert(key, arguments[0]): convert(item, arguments[1]) for key, item in value.items()}
 

@@ -11,68 +11,55 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor as ThreadPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from livetape.clock import Clock, IdFactory
-from livetape.engine.block import BlockContext, BlockRegistry
-from livetape.engine.planner import (
-    CancelRequested,
-    Changes,
-    Ended,
-    GraphPlan,
-    Happening,
-    NodeRun,
-    Output,
-    Over,
-    Planner,
-    Rules,
-    Yielded,
-)
-from livetape.engine.runner import Failure, run_block
-from livetape.engine.snapshots import Snapshots
+from livetape.engine.block import BlockRegistry
+from livetape.engine.block_ports import Memory
+from livetape.engine.changes import WAITING, CancelRequested, Changes, Ended, Happening, NodeRun, Suspended, Yielded
+from livetape.engine.graph_plan import GraphPlan
+from livetape.engine.hooks import Hooks
+from livetape.engine.node_task import NodeTask, NodeTools
+from livetape.engine.planner import Planner, Rules
+from livetape.engine.recording import Recorder, run_of
+from livetape.engine.waiting import MakeChild, Waiting, no_children
 from livetape.errors import LeaseLostError
-from livetape.events.executions import ExecutionStats, ExecutionStatus
-from livetape.events.log import NewEvent
+from livetape.events.executions import ExecutionStatus
 from livetape.observability import Metrics, get_logger
-from livetape.store.execution_events import (
-    Given,
-    given_outputs,
-    graph_event,
-    in_order,
-    node_event,
-    output_event,
-)
-from livetape.store.executions import (
-    ExecutionChange,
-    ExecutionRow,
-    ExecutionStore,
-    NodeOutput,
-    NodeRow,
-    Step,
-)
+from livetape.store.executions import ExecutionRow, ExecutionStore, NodeRow
 
 logger = get_logger(__name__)
 
 UNWRITTEN_OUTPUTS: Final = 256
 """How many outputs of one node execution may wait for their commit before the block has to wait."""
 
+SOON_S: Final = 1.0
+"""An execution does not leave its worker for a timer that is due so soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutorOptions:
-    """Limits of one execution. `cancel_grace_s`: how long a cancelled block may take to stop."""
+    """Limits of one execution. `cancel_grace_s`: how long a cancelled block may take to stop. `safe_mode`: people are
+    asked; without it reviews approve themselves."""
 
     rules: Rules = field(default_factory=Rules)
     cancel_grace_s: float = 10.0
     files: Path = Path("files")
+    safe_mode: bool = True
 
 
 class Executor:
-    """One execution in the hands of one lease. `run` returns when it is over, handed back or lost."""
+    """One execution in the hands of one lease. `run` returns when it is over, parked, handed back or lost.
+
+    `seconds_left`: so long it may run. `database_ahead`: by so much the database's clock is ahead of this one. What
+    else is optional is refused to blocks where it is not given.
+    """
 
     def __init__(
         self,
@@ -87,29 +74,45 @@ class Executor:
         metrics: Metrics,
         options: ExecutorOptions,
         sleep: Callable[[float], Any] = asyncio.sleep,
+        make_child: MakeChild = no_children,
+        hooks: Hooks | None = None,
+        memory: Memory | None = None,
+        seconds_left: float | None = None,
+        database_ahead: timedelta = timedelta(0),
     ) -> None:
         self.row = row
         self._store = store
         self._blocks = blocks
-        self._threads = threads
         self._clock = clock
         self._metrics = metrics
         self._options = options
-        self._sleep = sleep
-        self._planner = Planner(plan, options.rules, new_id)
+        self._hooks = hooks or Hooks()
+        masks: Mapping[str, Any] | None = None if row.masks is None else from_json(row.masks)
+        self._planner = Planner(plan, options.rules, new_id, masks=masks)
+        self._waiting = Waiting(row, store, clock, make_child, ahead=database_ahead)
+        self._recorder = Recorder(row, self._waiting, ended=self._forget)
+        self._tools = NodeTools(
+            row=row,
+            store=store,
+            blocks=blocks,
+            threads=threads,
+            clock=clock,
+            metrics=metrics,
+            hooks=self._hooks,
+            waiting=self._waiting,
+            files=options.files,
+            sleep=sleep,
+            memory=memory,
+            safe_mode=options.safe_mode,
+        )
         self._inbox: deque[Happening] = deque()
         self._wake = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._outlets: dict[int, _Outlet] = {}
-        self._snapshots: dict[int, Snapshots] = {}
-        self._stale: dict[int, NodeRun] = {}
-        self._given: list[Given] = []
-        self._ended = 0
-        self._errors = 0
-        self._node_seconds = 0.0
-        self._recovering = row.recoveries > 0
+        self._ends_at = None if seconds_left is None else clock.monotonic() + seconds_left
         self._stopping = False
         self._fenced = False
+        self._poked = False
         self._handing_back: str | None = None
 
     # -- from outside, in the loop of `run` ------------------------------------------------------------------
@@ -128,13 +131,28 @@ class Executor:
         self._handing_back = reason
         self._wake.set()
 
+    def look(self, row: ExecutionRow) -> None:
+        """What its row says now: whether it shall stop, whether something that it waits for has happened."""
+        if row.lease_no != self.row.lease_no or row.status is not ExecutionStatus.RUNNING:
+            self.fence()
+            return
+        if row.cancel_requested:
+            self.cancel()
+        elif row.wakes > self._waiting.wakes:
+            self._poked = True
+            self._wake.set()
+
     # -- the loop --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Drive it to its end. Raises what the store raises, except that a lost lease is a quiet end."""
         try:
+            if await self._refused():
+                return
             changes = await self._first()
             while True:
+                if changes.parked and await self._parked(changes):
+                    return
                 await self._write(changes)
                 if changes.over is not None:
                     return
@@ -149,23 +167,32 @@ class Executor:
                     await self._end_tasks()
                     await self._store.hand_back(self.row.id, lease_no=self.row.lease_no, reason=self._handing_back)
                     return
-                changes = self._planner.advance(self._taken())
+                changes = self._planner.advance(await self._taken())
         except LeaseLostError:
             logger.warning("lease of %s lost", self.row.id, extra={"action": "lease_lost"})
         finally:
             await self._end_tasks()
 
-    @property
-    def _leaving(self) -> bool:
-        return self._fenced or self._handing_back is not None
-
-    async def _leave(self) -> None:
-        await self._end_tasks()
-        if not self._fenced and self._handing_back is not None:
-            await self._store.hand_back(self.row.id, lease_no=self.row.lease_no, reason=self._handing_back)
+    async def _refused(self) -> bool:
+        """Ask the moderation, before the first node ever."""
+        judge = self._hooks.moderation
+        if judge is None or self.row.lease_no > 1 or self.row.parent_id is not None:
+            return False
+        try:
+            why = await judge.start(self.row.user_id, self.row.graph_id, from_json(self.row.inputs))
+        except Exception:  # any code may stand there
+            logger.exception("the moderation failed", extra={"action": "moderation_failed"})
+            why = "the moderation cannot be asked"
+        if why is None:
+            return False
+        step = self._recorder.refuse(ExecutionStatus.FAILED, "moderation", why, self._clock.now())
+        await self._store.commit(step, self.row)
+        self._metrics.count("graph_executions_total", status=ExecutionStatus.FAILED.value)
+        return True
 
     async def _first(self) -> Changes:
-        nodes = await self._store.nodes(self.row.id) if self.row.lease_no > 1 else ()
+        known = self.row.lease_no > 1 or self.row.forked_from is not None
+        nodes = await self._store.nodes(self.row.id) if known else ()
         if self.row.cancel_requested:
             self.cancel()
         if not nodes:
@@ -177,6 +204,7 @@ class Executor:
         runs: list[NodeRun] = []
         statics: dict[str, Mapping[str, Any]] = {}
         failed: dict[int, str] = {}
+        asked: list[int] = []
         queued = sorted((n for n in nodes if n.queue_time is not None), key=lambda n: (n.queue_time, n.seq))
         for node in queued:
             pins = plan.nodes[node.node_id].static_pins
@@ -186,38 +214,36 @@ class Executor:
         for node in nodes:
             where = plan.nodes[node.node_id]
             if node.status.is_terminal:
-                self._count(node)
                 if node.status is ExecutionStatus.FAILED and not where.handles_error:
                     said = [value for name, value in node.outputs if name == "error"]
                     self._planner.failed_before(node.node_id, str(from_json(said[-1])) if said else "failed")
                 continue
-            run = NodeRun(node.seq, node.id, where, node.status, from_json(node.inputs))
-            run.add_time, run.queue_time = node.add_time, node.queue_time
-            run.start_time = node.start_time
-            for name, value in node.outputs:
-                given = from_json(value)
-                run.outputs.setdefault(name, []).append(given)
-                run.recorded.append((name, given))
-            run.output_count = len(node.outputs)
+            run = run_of(node, NodeRun(node.seq, node.id, where, node.status, from_json(node.inputs)))
+            if node.waits is not None:
+                self._waiting.restore(run, node.waits)
             runs.append(run)
-            block = self._blocks.get(node.block_id)
-            if node.status is ExecutionStatus.RUNNING and block is not None and block.on_interrupt == "fail":
-                failed[run.seq] = "its worker was lost while it ran"
-        self._given = given_outputs(nodes)
-        return self._planner.resume(runs, statics=statics, failed=failed, last_seq=nodes[-1].seq)
+            if node.status is ExecutionStatus.RUNNING and run.status_reason != WAITING:
+                self._interrupted(run, failed, asked)
+        self._recorder.restore(nodes)
+        return self._planner.resume(runs, statics=statics, failed=failed, last_seq=nodes[-1].seq, asked=asked)
 
-    def _count(self, node: NodeRow) -> None:
-        self._ended += 1
-        self._errors += node.status is ExecutionStatus.FAILED
-        if node.start_time is not None and node.end_time is not None:
-            self._node_seconds += (node.end_time - node.start_time).total_seconds()
+    def _interrupted(self, run: NodeRun, failed: dict[int, str], asked: list[int]) -> None:
+        """A node execution that was running when its worker was lost."""
+        block = self._blocks.get(run.node.block_id)
+        policy = "rerun" if block is None else block.on_interrupt
+        if policy == "fail":
+            failed[run.seq] = "its worker was lost while it ran"
+        elif policy == "ask":
+            run.status, run.status_reason = ExecutionStatus.REVIEW, WAITING
+            self._waiting.ask_again(run)
+            asked.append(run.seq)
 
     def _happened(self, happening: Happening) -> None:
         self._inbox.append(happening)
         self._wake.set()
 
     async def _wait(self) -> None:
-        due = self._next_snapshot()
+        due = self._next_due()
         if due is None:
             await self._wake.wait()
         else:
@@ -228,7 +254,25 @@ class Executor:
                 pass
         self._wake.clear()
 
-    def _taken(self) -> list[Happening]:
+    def _next_due(self) -> float | None:
+        """The next moment at which something is due by itself, in monotonic seconds."""
+        dues = [self._recorder.next_snapshot(), None if self._stopping else self._ends_at]
+        timer = self._waiting.next_due(self._planner.suspended)
+        if timer is not None:
+            dues.append(self._clock.monotonic() + (timer - self._waiting.now()).total_seconds())
+        return min((due for due in dues if due is not None), default=None)
+
+    async def _taken(self) -> list[Happening]:
+        """Everything that has happened, in order."""
+        if self._poked:
+            self._poked = False
+            self._inbox.extend(await self._waiting.collect(self._planner.suspended))
+        self._inbox.extend(self._waiting.due(self._planner.suspended))
+        if self._ends_at is not None and not self._stopping and self._clock.monotonic() >= self._ends_at:
+            self._ends_at = None
+            said = "it ran longer than it may"
+            self._inbox.append(CancelRequested("timeout", ExecutionStatus.FAILED, said))
+        self._waiting.follow()
         taken = list(self._inbox)
         self._inbox.clear()
         for happening in taken:
@@ -236,49 +280,51 @@ class Executor:
                 outlet = self._outlets.get(happening.seq)
                 if outlet is not None:
                     outlet.taken()
-        return taken
+            elif isinstance(happening, Suspended):
+                self._poked = True  # what it waits for may have happened while it still ran
+                self._wake.set()
+        return taken if self._hooks.moderation is None else await self._tools.moderated(taken, self._planner.open)
+
+    # -- waits -----------------------------------------------------------------------------------------------
+
+    async def _parked(self, changes: Changes) -> bool:
+        """Leave the worker while everything waits. False when something has happened already."""
+        for happening in await self._waiting.collect(self._planner.suspended):
+            self._happened(happening)
+        due = self._waiting.next_due(self._planner.suspended)
+        soon = due is not None and (due - self._waiting.now()).total_seconds() <= SOON_S
+        if soon or self._inbox or self._fenced or self._handing_back is not None:
+            return False
+        step = self._recorder.step(changes, self._clock.now(), self._clock.monotonic())
+        asks = any(self._waiting.asks(run) for run in self._planner.suspended.values())
+        self._recorder.park(step, asks=asks, due=due)
+        await self._store.commit(step, self.row)
+        return True
 
     # -- blocks ----------------------------------------------------------------------------------------------
 
     def _start(self, run: NodeRun) -> None:
-        self._outlets[run.seq] = _Outlet(run.seq, self._happened)
-        task = self._tasks[run.seq] = asyncio.create_task(self._run_node(run), name=f"node {run.id}")
+        outlet = self._outlets[run.seq] = _Outlet(run.seq, self._happened)
+        work = NodeTask(run, outlet, self._tools, self._happened)
+        task = self._tasks[run.seq] = asyncio.create_task(work.run(), name=f"node {run.id}")
         task.add_done_callback(partial(self._left, run.seq))
 
     def _left(self, seq: int, task: asyncio.Task[None]) -> None:
         """A node that was cancelled cannot say so itself: it may not have had its first turn."""
         if task.cancelled():
             self._happened(Ended(seq, ExecutionStatus.TERMINATED, None, "cancelled"))
+        elif (error := task.exception()) is not None:
+            logger.error(
+                "node of %s failed in the engine", self.row.id, exc_info=error, extra={"action": "node_failed"}
+            )
+            said = f"{type(error).__name__}: {error}"
+            self._happened(Ended(seq, ExecutionStatus.FAILED, said, "engine_error"))
 
-    async def _run_node(self, run: NodeRun) -> None:
-        block = self._blocks.get(run.node.block_id)
-        outlet = self._outlets[run.seq]
-        started = self._clock.monotonic()
-        if block is None:
-            failure: Failure | None = Failure(f"no block with the id {run.node.block_id!r} is installed")
-        else:
-            failure = await run_block(block, run.inputs, self._context(run), outlet, self._threads)
-        name = "unknown" if block is None else block.name
-        self._metrics.observe("block_duration_seconds", self._clock.monotonic() - started, block_type=name)
-        outcome = "success" if failure is None else "error"
-        self._metrics.count("block_executions_total", block_type=name, status=outcome)
-        if failure is None:
-            self._happened(Ended(run.seq, ExecutionStatus.COMPLETED))
-        else:
-            self._happened(Ended(run.seq, ExecutionStatus.FAILED, failure.message, failure.reason))
-
-    def _context(self, run: NodeRun) -> BlockContext:
-        return BlockContext(
-            user_id=self.row.user_id,
-            graph_id=self.row.graph_id,
-            graph_version=self.row.graph_version,
-            graph_exec_id=self.row.id,
-            node_id=run.node.id,
-            node_exec_id=run.id,
-            files=self._options.files,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
+    def _forget(self, seq: int) -> None:
+        task = self._tasks.pop(seq, None)
+        if task is not None:
+            task.cancel()  # it may still run: its output was refused
+        self._outlets.pop(seq, None)
 
     def _stop_running(self) -> None:
         """Cancel what runs. A block that does not stop in time cannot hold the status."""
@@ -306,126 +352,16 @@ class Executor:
     # -- writing ---------------------------------------------------------------------------------------------
 
     async def _write(self, changes: Changes) -> None:
-        step = self._step(changes)
+        began = self._clock.monotonic()
+        step = self._recorder.step(changes, self._clock.now(), began)
         if step:
             await self._store.commit(step, self.row)
-
-    def _step(self, changes: Changes) -> Step:
-        now, ticks = self._clock.now(), self._clock.monotonic()
-        step = Step(self.row.id, self.row.lease_no)
-        for run in changes.created:
-            run.add_time = now
-        last = {id(item): place for place, item in enumerate(changes.told)}
-        created = {run.seq for run in changes.created}
-        touched: dict[int, NodeRun] = {}
-        for place, item in enumerate(changes.told):
-            if isinstance(item, Output):
-                step.outputs.append(NodeOutput(item.run.seq, item.index, item.name, to_json(item.value)))
-                step.events.append(
-                    output_event(
-                        self.row,
-                        node_id=item.run.node.id,
-                        node_exec_id=item.run.id,
-                        index=item.index,
-                        name=item.name,
-                        value=item.value,
-                    )
-                )
-                self._stale[item.run.seq] = item.run
-            elif last[id(item)] == place:
-                self._stamp(item, now)
-                step.events.append(self._told(item))
-                if item.seq not in created:
-                    touched[item.seq] = item
-                self._after_status(item, ticks)
-        step.created = [_node_row(run) for run in changes.created]
-        step.filled = [_node_row(run) for seq, run in changes.filled.items() if seq not in created]
-        step.touched = [_node_row(run) for run in touched.values()]
-        step.events.extend(self._due_snapshots(ticks))
-        if changes.completed and self._recovering:
-            step.progressed, self._recovering = True, False
-        if changes.over is not None:
-            self._finish(step, changes.over, now)
-        return step
-
-    def _stamp(self, run: NodeRun, now: Any) -> None:
-        if run.status is ExecutionStatus.QUEUED:
-            run.queue_time = run.queue_time or now
-        elif run.status is ExecutionStatus.RUNNING:
-            run.queue_time = run.queue_time or now
-            run.start_time = now
-        elif run.status.is_terminal:
-            run.end_time = now
-            self._ended += 1
-            self._errors += run.status is ExecutionStatus.FAILED
-            if run.start_time is not None:
-                self._node_seconds += (now - run.start_time).total_seconds()
-
-    def _after_status(self, run: NodeRun, ticks: float) -> None:
-        if run.status is ExecutionStatus.RUNNING:
-            self._snapshots[run.seq] = Snapshots(ticks, run.output_count)
-        elif run.status.is_terminal:
-            self._snapshots.pop(run.seq, None)
-            self._stale.pop(run.seq, None)
-            self._tasks.pop(run.seq, None)
-            self._outlets.pop(run.seq, None)
-            if run.node.output_name is not None and run.status is ExecutionStatus.COMPLETED:
-                assert run.queue_time is not None
-                name = str(run.inputs.get("name", run.node.output_name))
-                self._given.append((run.queue_time, run.seq, name, run.inputs.get("value")))
-
-    def _told(self, run: NodeRun) -> NewEvent:
-        assert run.add_time is not None
-        return node_event(
-            self.row,
-            node_exec_id=run.id,
-            node_id=run.node.id,
-            block_id=run.node.block_id,
-            status=run.status,
-            status_reason=run.status_reason,
-            inputs=run.inputs,
-            outputs=run.outputs,
-            add_time=run.add_time,
-            queue_time=run.queue_time,
-            start_time=run.start_time,
-            end_time=run.end_time,
-        )
-
-    def _due_snapshots(self, ticks: float) -> list[NewEvent]:
-        events: list[NewEvent] = []
-        for seq, run in list(self._stale.items()):
-            pace = self._snapshots.get(seq)
-            due = None if pace is None else pace.due_at(run.output_count)
-            if pace is None or (due is None and run.output_count <= pace.told):
-                del self._stale[seq]
-            elif due is not None and due <= ticks:
-                events.append(self._told(run))
-                pace.tell(run.output_count, ticks)
-                del self._stale[seq]
-        return events
-
-    def _next_snapshot(self) -> float | None:
-        dues = [
-            due
-            for seq, run in self._stale.items()
-            if (pace := self._snapshots.get(seq)) is not None and (due := pace.due_at(run.output_count)) is not None
-        ]
-        return min(dues, default=None)
-
-    def _finish(self, step: Step, over: Over, now: Any) -> None:
-        started = self.row.started_at or now
-        stats = ExecutionStats(
-            duration=(now - started).total_seconds(),
-            node_exec_time=round(self._node_seconds, 6),
-            node_exec_count=self._ended,
-            node_error_count=self._errors,
-            nodes_incomplete=over.incomplete,
-            error=over.error,
-        )
-        step.change = ExecutionChange(status=over.status, status_reason=over.reason, stats=to_json(stats), ended_at=now)
-        ended = replace(self.row, status=over.status, status_reason=over.reason, stats=step.change.stats, ended_at=now)
-        step.events.append(graph_event(ended, in_order(self._given)))
-        self._metrics.count("graph_executions_total", status=over.status.value)
+        over = changes.over
+        if over is not None:
+            self._metrics.count("graph_executions_total", status=over.status.value)
+        ended = changes.completed + changes.failed
+        if ended:
+            self._metrics.observe("node_overhead_seconds", (self._clock.monotonic() - began) / ended)
 
 
 class _Outlet:
@@ -449,22 +385,3 @@ class _Outlet:
     def taken(self) -> None:
         self._waiting -= 1
         self._eased.set()
-
-
-def _node_row(run: NodeRun) -> NodeRow:
-    assert run.add_time is not None
-    output_name = run.node.output_name
-    return NodeRow(
-        id=run.id,
-        seq=run.seq,
-        node_id=run.node.id,
-        block_id=run.node.block_id,
-        status=run.status,
-        status_reason=run.status_reason,
-        inputs=to_json(run.inputs),
-        output_name=None if output_name is None else str(run.inputs.get("name", output_name)),
-        add_time=run.add_time,
-        queue_time=run.queue_time,
-        start_time=run.start_time,
-        end_time=run.end_time,
-    )

@@ -11,189 +11,36 @@ Rules (execution contract, "Graph semantics"):
 - A failed node whose `error` pin is linked is handled. Otherwise nothing new starts downstream of it, independent
   branches finish, and the execution is FAILED naming the first.
 - More node executions than the step limit: FAILED (`step_limit`).
+- A node execution that waits keeps no place among those that run. When nothing runs and something waits, the execution
+  is parked; when what it waits for has happened, the node runs again, and outputs that it repeats are not followed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from livetape.clock import IdFactory
-from livetape.engine.block import BlockRegistry, BlockType
-from livetape.engine.graph import Graph, Link
+from livetape.engine.changes import (
+    WAITING,
+    CancelRequested,
+    Changes,
+    Ended,
+    Happening,
+    NodeRun,
+    Output,
+    Over,
+    Resumed,
+    Suspended,
+    Yielded,
+)
+from livetape.engine.graph_plan import GraphPlan, LinkPlan, NodePlan
 from livetape.engine.pins import select_output
 from livetape.events.executions import ExecutionStatus
 
 Select: TypeAlias = Callable[[str, Any, str], tuple[bool, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkPlan:
-    """A link as its source follows it."""
-
-    source_name: str
-    sink: NodePlan
-    sink_name: str
-    is_static: bool
-
-
-@dataclass(slots=True, eq=False)
-class NodePlan:
-    """A node with what the planner must know of it. `pins` are the input pins that links feed."""
-
-    id: str
-    block_id: str
-    defaults: Mapping[str, Any]
-    starts: bool
-    is_input: bool
-    output_name: str | None
-    pins: tuple[str, ...] = ()
-    static_pins: frozenset[str] = frozenset()
-    links: list[LinkPlan] = field(default_factory=list)
-    handles_error: bool = False
-
-
-class GraphPlan:
-    """A graph indexed for running. Built once per execution; never changes."""
-
-    def __init__(self, graph: Graph, blocks: BlockRegistry) -> None:
-        fed: dict[str, list[Link]] = {}
-        for link in graph.links:
-            fed.setdefault(link.sink_id, []).append(link)
-        self.nodes: dict[str, NodePlan] = {}
-        for node in graph.nodes:
-            block = blocks.get(node.block_id)
-            kind = BlockType.STANDARD if block is None else block.block_type
-            if kind is BlockType.NOTE:
-                continue
-            pins = dict.fromkeys(link.sink_name for link in fed.get(node.id, ()))
-            is_input = kind is BlockType.INPUT
-            self.nodes[node.id] = NodePlan(
-                id=node.id,
-                block_id=node.block_id,
-                defaults={k: v for k, v in node.input_default.items() if k not in pins},
-                starts=is_input or not pins,
-                is_input=is_input,
-                output_name=str(node.input_default.get("name", "")) if kind is BlockType.OUTPUT else None,
-                pins=tuple(pins),
-            )
-        static_sources = {
-            node.id for node in graph.nodes if (block := blocks.get(node.block_id)) is not None and block.static_output
-        }
-        for link in graph.links:
-            source, sink = self.nodes.get(link.source_id), self.nodes.get(link.sink_id)
-            if source is None or sink is None:
-                continue
-            static = link.is_static or link.source_id in static_sources
-            source.links.append(LinkPlan(link.source_name, sink, link.sink_name, static))
-            source.handles_error |= link.source_name == "error"
-            if static:
-                sink.static_pins |= {link.sink_name}
-
-    def downstream(self, node_id: str) -> frozenset[str]:
-        """Everything that can be reached from this node, itself only when a loop leads back."""
-        reached: set[str] = set()
-        waiting = [link.sink for link in self.nodes[node_id].links]
-        while waiting:
-            current = waiting.pop()
-            if current.id not in reached:
-                reached.add(current.id)
-                waiting.extend(link.sink for link in current.links)
-        return frozenset(reached)
-
-
-@dataclass(slots=True, eq=False)
-class NodeRun:
-    """One node execution, while it is not over."""
-
-    seq: int
-    id: str
-    node: NodePlan
-    status: ExecutionStatus
-    inputs: dict[str, Any]
-    outputs: dict[str, list[Any]] = field(default_factory=dict)
-    output_count: int = 0
-    status_reason: str | None = None
-    # What an interrupted run gave before, as far as the new run has not given it again: see `Planner.resume`.
-    recorded: deque[tuple[str, Any]] = field(default_factory=deque)
-    # Kept by whoever runs it; the planner knows no time.
-    add_time: datetime | None = None
-    queue_time: datetime | None = None
-    start_time: datetime | None = None
-    end_time: datetime | None = None
-
-
-@dataclass(slots=True)
-class Yielded:
-    """A node execution gave a value."""
-
-    seq: int
-    name: str
-    value: Any
-
-
-@dataclass(slots=True)
-class Ended:
-    """A node execution is over: COMPLETED, FAILED (with the message) or TERMINATED."""
-
-    seq: int
-    status: Literal[ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.TERMINATED]
-    error: str | None = None
-    reason: str | None = None
-
-
-@dataclass(slots=True)
-class CancelRequested:
-    """Nothing new starts; what runs is stopped by whoever runs it."""
-
-    reason: str = "cancelled_by_user"
-
-
-Happening: TypeAlias = Yielded | Ended | CancelRequested
-
-
-@dataclass(slots=True)
-class Output:
-    """A value to record. `index` counts within the node execution."""
-
-    run: NodeRun
-    index: int
-    name: str
-    value: Any
-
-
-@dataclass(slots=True)
-class Changes:
-    """What followed from one or more happenings, to be written in one commit and then acted upon.
-
-    `told` are runs whose new state is an event of its own, in the order of the changes; `start` are runs to execute
-    after the commit. `over` is the end of the execution.
-    """
-
-    created: list[NodeRun] = field(default_factory=list)
-    filled: dict[int, NodeRun] = field(default_factory=dict)
-    told: list[NodeRun | Output] = field(default_factory=list)
-    start: list[NodeRun] = field(default_factory=list)
-    completed: int = 0
-    failed: int = 0
-    stop: bool = False
-    over: Over | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.created or self.filled or self.told or self.start or self.stop or self.over is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """How the execution ended. `failed_run` is the first unhandled failure."""
-
-    status: ExecutionStatus
-    reason: str | None
-    error: str | None
-    incomplete: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +58,19 @@ class Planner:
     `begin` or `resume` once, then `advance` for every happening, in the order in which they came.
     """
 
-    def __init__(self, plan: GraphPlan, rules: Rules, new_id: IdFactory, *, select: Select = select_output) -> None:
+    def __init__(
+        self,
+        plan: GraphPlan,
+        rules: Rules,
+        new_id: IdFactory,
+        *,
+        masks: Mapping[str, Mapping[str, Any]] | None = None,
+        select: Select = select_output,
+    ) -> None:
         self.plan = plan
         self.rules = rules
         self._new_id = new_id
+        self._masks = masks or {}
         self._select = select
         self.last_seq = 0
         self.open: dict[int, NodeRun] = {}
@@ -224,8 +80,9 @@ class Planner:
         self._static: dict[str, dict[str, Any]] = {}
         self._ready: deque[NodeRun] = deque()
         self._running: dict[int, NodeRun] = {}
+        self.suspended: dict[int, NodeRun] = {}
         self._blocked: set[str] = set()
-        self._cancelled: str | None = None
+        self._cancelled: CancelRequested | None = None
         self._failure: tuple[str, str] | None = None
         self._over = False
 
@@ -242,6 +99,7 @@ class Planner:
                 name = values.get("name")
                 if isinstance(name, str) and name in inputs:
                     values["value"] = inputs[name]
+            values |= self._masks.get(node.id, {})
             run = self._create(node, values, changes)
             self._queue(run, changes)
         self._settle(changes)
@@ -254,13 +112,15 @@ class Planner:
         statics: Mapping[str, Mapping[str, Any]],
         failed: Mapping[int, str],
         last_seq: int,
+        asked: Iterable[int] = (),
     ) -> Changes:
         """Go on from stored node executions: `runs` are those that are not over, oldest first.
 
         RUNNING ones were interrupted: they are started again, and outputs that are recorded already
         (`NodeRun.recorded`) are not recorded or followed a second time as long as the new run gives the same.
+        Those with the reason WAITING go on waiting.
         `statics` are the static pins of each node's latest queued execution. `failed` names the interrupted ones
-        that must not run again, with what is said of them.
+        that must not run again, with what is said of them; `asked` those that wait since just now.
         """
         changes = Changes()
         self.last_seq = last_seq
@@ -269,9 +129,12 @@ class Planner:
             self.open[run.seq] = run
             if run.status is ExecutionStatus.INCOMPLETE:
                 self._wait(run)
+            elif run.status_reason == WAITING:
+                self.suspended[run.seq] = run
             elif run.seq not in failed:
                 run.status = ExecutionStatus.QUEUED
                 self._ready.append(run)
+        changes.told.extend(self.open[seq] for seq in asked)
         for seq, message in failed.items():
             ended = Ended(seq, ExecutionStatus.FAILED, message, "worker_lost")
             self._ended(self.open[seq], ended, changes)
@@ -299,8 +162,22 @@ class Planner:
                     run = self.open.get(happening.seq)
                     if run is not None:
                         self._ended(run, happening, changes)
+                case Suspended():
+                    run = self._running.pop(happening.seq, None)
+                    if run is not None:
+                        run.status = ExecutionStatus.REVIEW if happening.asks else ExecutionStatus.RUNNING
+                        run.status_reason = WAITING
+                        self.suspended[run.seq] = run
+                        changes.told.append(run)
+                case Resumed():
+                    run = self.suspended.pop(happening.seq, None)
+                    if run is not None:
+                        run.status, run.status_reason = ExecutionStatus.QUEUED, None
+                        run.recorded = deque(run.given())
+                        self._ready.append(run)
+                        changes.told.append(run)
                 case CancelRequested():
-                    self._cancelled = self._cancelled or happening.reason
+                    self._cancelled = self._cancelled or happening
         self._settle(changes)
         return changes
 
@@ -327,6 +204,7 @@ class Planner:
     def _record(self, run: NodeRun, name: str, value: Any, changes: Changes) -> None:
         changes.told.append(Output(run, run.output_count, name, value))
         run.outputs.setdefault(name, []).append(value)
+        run.order.append(name)
         run.output_count += 1
 
     def _ended(self, run: NodeRun, ended: Ended, changes: Changes) -> None:
@@ -376,7 +254,7 @@ class Planner:
             waiting = self._lacking.get((node.id, pin))
             if waiting is not None:
                 waiting.pop(run.seq, None)
-        run.inputs = {**node.defaults, **run.inputs}
+        run.inputs = {**node.defaults, **run.inputs, **self._masks.get(node.id, {})}
         changes.filled[run.seq] = run
         self._queue(run, changes)
         return True
@@ -405,6 +283,7 @@ class Planner:
         run.status, run.status_reason = status, reason
         del self.open[run.seq]
         self._running.pop(run.seq, None)
+        self.suspended.pop(run.seq, None)
         changes.told.append(run)
 
     def _settle(self, changes: Changes) -> None:
@@ -419,24 +298,29 @@ class Planner:
             if run.node.id in self._blocked:
                 held.append(run)
                 continue
-            run.status = ExecutionStatus.RUNNING
+            run.status, run.status_reason = ExecutionStatus.RUNNING, None
             self._running[run.seq] = run
             changes.start.append(run)
             changes.told.append(run)
         self._ready.extendleft(reversed(held))
         changes.stop = stopping and bool(self._running)
-        if not self._running:
+        if self._running:
+            return
+        if self.suspended and not stopping:
+            changes.parked = True
+        else:
             self._end(changes, limit)
 
     def _end(self, changes: Changes, limit: bool) -> None:
         self._over = True
-        reason = self._cancelled or ("step_limit" if limit else "upstream_failed")
-        for run in list(self._ready):
+        cancelled = self._cancelled
+        reason = cancelled.reason if cancelled is not None else "step_limit" if limit else "upstream_failed"
+        for run in [*self.suspended.values(), *self._ready]:
             self._close(run, ExecutionStatus.TERMINATED, reason, changes)
         self._ready.clear()
         incomplete = sum(len(waiting) for waiting in self._waiting.values())
-        if self._cancelled is not None:
-            changes.over = Over(ExecutionStatus.TERMINATED, self._cancelled, None, incomplete)
+        if cancelled is not None:
+            changes.over = Over(cancelled.status, cancelled.reason, cancelled.error, incomplete)
         elif limit:
             error = f"more than {self.rules.step_limit} node executions: is there a loop without an end?"
             changes.over = Over(ExecutionStatus.FAILED, "step_limit", error, incomplete)

@@ -30,6 +30,8 @@ HELD_BYTES: Final = 64 * 1024 * 1024
 LEFTOVERS: Final = 1000
 LOOK_S: Final = 1.0
 FRUITLESS: Final = 3
+IDLE_S: Final = 60.0
+"""A tape that others write to as well is forgotten when nothing was offered for so long."""
 
 
 @dataclass(slots=True)
@@ -47,19 +49,25 @@ class _Track:
     unsure: bool = False
     busy: bool = False
     ended: bool = False
+    offered_at: float = 0.0
 
 
 class Relay:
     """One per process that writes state. `offer` may be called at any time from the loop of `run`.
 
-    `log` is the log in which the store writes.
+    `log` is the log in which the store writes. `shared`: other processes write there too, to the same tapes. Each
+    sends what it has committed, with what comes before it on the tape; what one of them left behind when it died is
+    looked for again and again, and sent by the process that the store names it to.
     """
 
-    def __init__(self, outlet: Outlet, *, log: EventLog, store: TapeRelayStore, metrics: Metrics) -> None:
+    def __init__(
+        self, outlet: Outlet, *, log: EventLog, store: TapeRelayStore, metrics: Metrics, shared: bool = False
+    ) -> None:
         self._outlet = outlet
         self._log = log
         self._store = store
         self._metrics = metrics
+        self._shared = shared
         self._tracks: dict[str, _Track] = {}
         self._dirty: deque[str] = deque()
         self._queued: set[str] = set()
@@ -88,6 +96,8 @@ class Relay:
             # Commits may be offered in another order than they were made: who sees a later one first asks the store.
             track = _Track(committed, committed.first, unsure=committed.first > 1)
             self._tracks[committed.tape] = track
+        if self._shared:
+            track.offered_at = asyncio.get_running_loop().time()
         if self._held_bytes > HELD_BYTES:
             track.stuck = True
         else:
@@ -118,8 +128,9 @@ class Relay:
             tasks.create_task(self._outlet.run(), name="relay outlet")
             if self._outlet.waits_for_leftovers:
                 await self._catch_up()
-            elif await self._find_leftovers():
-                tasks.create_task(self._find_more(), name="relay leftovers")
+            else:
+                await self._find_leftovers()
+            tasks.create_task(self._find_more(), name="relay leftovers")
             self.ready.set()
             room = asyncio.Semaphore(self._outlet.tapes_at_once)
             while True:
@@ -162,31 +173,55 @@ class Relay:
 
     async def _catch_up(self) -> None:
         """Send it all."""
-        while await self._find_leftovers():
+        seen: set[str] = set()
+        # Nothing may be left of a tape but its number: its events were trimmed.
+        while (found := await self._find_leftovers()) - seen:
+            seen |= found
             for track in [track for track in self._tracks.values() if track.stuck]:
                 await self._publish(track)
             await self._mark()
 
-    async def _find_leftovers(self) -> int:
-        """Queue what was committed and not sent; returns how many tapes were found."""
-        found = 0
+    async def _find_leftovers(self) -> set[str]:
+        """Queue what was committed and not sent; returns the tapes that were found."""
+        found: set[str] = set()
         for committed in await self._store.unpublished(limit=LEFTOVERS):
-            if committed.tape not in self._tracks and committed.tape not in self._published:
-                found += 1
-                track = self._tracks[committed.tape] = _Track(committed, committed.first, stuck=True)
-                self._touch(track)
+            if committed.tape in self._published:
+                continue
+            track = self._tracks.get(committed.tape)
+            if track is None:
+                track = self._tracks[committed.tape] = _Track(committed, committed.first)
+            elif track.busy or track.waiting or track.stuck:
+                continue
+            # Nobody offered it: another process wrote it and died, or the commit was not heard of here.
+            found.add(committed.tape)
+            track.next = max(track.next, committed.first)
+            track.stuck = True
+            track.offered_at = asyncio.get_running_loop().time()
+            self._touch(track)
         return found
 
+    def _forget_idle(self) -> None:
+        """Tapes whose last events another process sends have no end here."""
+        before = asyncio.get_running_loop().time() - IDLE_S
+        idle = [
+            name
+            for name, track in self._tracks.items()
+            if track.offered_at < before and not (track.busy or track.waiting or track.stuck or track.unsure)
+        ]
+        for name in idle:
+            del self._tracks[name]
+
     async def _find_more(self) -> None:
-        """The store names so many at once only: look again when most of them are out."""
+        """The store names so many at once only: look again when most of them are out, and for what nobody offered."""
         while True:
             await asyncio.sleep(LOOK_S)
+            if self._shared:
+                self._forget_idle()
             if self.waiting > LEFTOVERS // 2:
                 continue
             try:
                 await self._mark()
-                if not await self._find_leftovers():
-                    return
+                await self._find_leftovers()
             except StoreUnavailableError as error:
                 logger.warning("cannot look for leftovers: %s", error, extra={"action": "relay_leftovers"})
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from livetape.clock import Clock, IdFactory, new_epoch
-from livetape.engine.block import BlockRegistry
+from livetape.engine.block import BlockRegistry, BlockType
+from livetape.engine.forks import fork_nodes
+from livetape.engine.graph import Graph
+from livetape.engine.graph_plan import GraphPlan
 from livetape.engine.library import graph_of
+from livetape.engine.planner import Rules
+from livetape.engine.start_options import StartOptions
 from livetape.engine.validation import check_runnable
-from livetape.errors import GraphValidationError, LimitError, LogError, NotFoundError
+from livetape.errors import ConflictError, GraphValidationError, LimitError, LogError, NotFoundError
 from livetape.events.channel import execution_channel, execution_tape
 from livetape.events.executions import (
     ExecutionStats,
@@ -31,6 +36,9 @@ Relayed: TypeAlias = Callable[[str, int], int]
 """Of the events of a tape up to a number: up to which number others can read them."""
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
+
+WEBHOOKS: Final = frozenset({BlockType.WEBHOOK, BlockType.WEBHOOK_MANUAL})
+"""Types of blocks that give what a webhook received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,8 @@ class Executions:
         announce: Callable[[Committed], Awaitable[None]] = nobody,
         relayed: Relayed | None = None,
         max_input_bytes: int = MAX_INPUT_BYTES,
+        queue_seconds: float | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._store = store
         self._graphs = graphs
@@ -83,6 +93,8 @@ class Executions:
         self._announce = announce
         self._relayed = relayed
         self._max_input_bytes = max_input_bytes
+        self._queue_seconds = queue_seconds
+        self._rules = rules or Rules()
 
     async def start(
         self,
@@ -91,6 +103,7 @@ class Executions:
         version: int | None,
         inputs: dict[str, Any],
         *,
+        options: StartOptions | None = None,
         idempotency_key: str | None = None,
         request_hash: str = "",
     ) -> Started:
@@ -102,24 +115,130 @@ class Executions:
             ConflictError: the idempotency key was used with another request.
             LimitError: the inputs are too large.
         """
+        options = options or StartOptions()
         stored = await self._graphs.get(user_id, graph_id, version)
-        graph = graph_of(stored)
-        try:
-            body = to_json(inputs)
-        except (PydanticSerializationError, ValueError) as error:
-            raise GraphValidationError(f"the inputs are not JSON: {error}") from error
-        if len(body) > self._max_input_bytes:
-            raise LimitError(f"inputs of {len(body)} bytes; at most {self._max_input_bytes} are taken inline")
-        check_runnable(graph, self._blocks, inputs)
-        new = NewExecution(
+        body, masks = self._json(inputs), self._json(options.masks) if options.masks else None
+        check_runnable(graph_of(stored), self._blocks, inputs, options.masks)
+        new = self._new(user_id, graph_id, stored.version, body)
+        new = replace(new, priority=options.priority, dry_run=options.dry_run, masks=masks)
+        return await self._start(new, idempotency_key, request_hash)
+
+    async def trigger(
+        self,
+        user_id: str,
+        graph_id: str,
+        version: int | None,
+        payload: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started:
+        """Start a graph for what its webhook received: every webhook node gives this payload.
+
+        Raises:
+            GraphValidationError: the graph has no webhook node; and as `start`.
+        """
+        stored = await self._graphs.get(user_id, graph_id, version)
+        nodes = graph_of(stored).nodes
+        receivers = [node.id for node in nodes if self._receives(node.block_id)]
+        if not receivers:
+            first = nodes[0].id if nodes else graph_id
+            raise GraphValidationError(
+                "the graph has no webhook node", node_errors={first: {"block_id": "the graph has no webhook node"}}
+            )
+        options = StartOptions(masks={node_id: {"payload": payload} for node_id in receivers})
+        return await self.start(
+            user_id,
+            graph_id,
+            stored.version,
+            {},
+            options=options,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+        )
+
+    async def rerun(
+        self,
+        user_id: str,
+        graph_exec_id: str,
+        *,
+        graph_id: str | None = None,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started:
+        """Start the same graph version with the same inputs once more.
+
+        Raises:
+            NotFoundError
+            GraphValidationError: it cannot run any more.
+        """
+        row = await self._get(user_id, graph_exec_id, graph_id)
+        await self._runnable(row)
+        return await self._start(self._again(row), idempotency_key, request_hash)
+
+    async def retry(
+        self,
+        user_id: str,
+        graph_exec_id: str,
+        *,
+        graph_id: str | None = None,
+        from_node: str | None = None,
+        idempotency_key: str | None = None,
+        request_hash: str = "",
+    ) -> Started:
+        """Go on where an execution failed or was stopped, as a new one: what completed is taken over and not run again.
+
+        `from_node`: this node and everything downstream of it is run again in any case.
+
+        Raises:
+            NotFoundError: no such execution of this user, or its graph has no such node.
+            ConflictError: it is not over, or nothing of it is left to run.
+            GraphValidationError: it cannot run any more.
+        """
+        row = await self._get(user_id, graph_exec_id, graph_id)
+        if not row.status.is_terminal:
+            raise ConflictError("this execution is not over: stop it first", status=row.status.value)
+        graph = await self._runnable(row)
+        plan = GraphPlan(graph, self._blocks)
+        if from_node is not None and from_node not in plan.nodes:
+            raise NotFoundError(f"Node #{from_node} not found.")
+        nodes = fork_nodes(
+            plan,
+            from_json(row.inputs),
+            await self._store.nodes(row.id),
+            now=self._clock.now(),
+            new_id=self._new_id,
+            rules=self._rules,
+            masks=None if row.masks is None else from_json(row.masks),
+            from_node=from_node,
+        )
+        if not nodes:
+            raise ConflictError("nothing of this execution is left to run", status=row.status.value)
+        return await self._start(replace(self._again(row), nodes=nodes), idempotency_key, request_hash)
+
+    async def _runnable(self, row: ExecutionRow) -> Graph:
+        graph = graph_of(await self._graphs.get(row.user_id, row.graph_id, row.graph_version))
+        masks = None if row.masks is None else from_json(row.masks)
+        check_runnable(graph, self._blocks, from_json(row.inputs), masks)
+        return graph
+
+    def _again(self, row: ExecutionRow) -> NewExecution:
+        new = self._new(row.user_id, row.graph_id, row.graph_version, row.inputs)
+        return replace(new, priority=row.priority, dry_run=row.dry_run, masks=row.masks, forked_from=row.id)
+
+    def _new(self, user_id: str, graph_id: str, version: int, inputs: bytes) -> NewExecution:
+        return NewExecution(
             id=self._new_id(),
             user_id=user_id,
             graph_id=graph_id,
-            graph_version=stored.version,
-            inputs=body,
+            graph_version=version,
+            inputs=inputs,
             created_at=self._clock.now(),
             epoch=new_epoch(),
+            queue_seconds=self._queue_seconds,
         )
+
+    async def _start(self, new: NewExecution, idempotency_key: str | None, request_hash: str) -> Started:
         key = None if idempotency_key is None else IdempotencyKey(idempotency_key, request_hash)
         row, replayed = await self._store.start(new, idempotency=key)
         if replayed:
@@ -130,6 +249,19 @@ class Executions:
         else:
             await self._announce(_new_tape(row))
         return Started(_meta(row), Position(row.epoch, 0), replayed)
+
+    def _json(self, inputs: Mapping[str, Any]) -> bytes:
+        try:
+            body = to_json(inputs)
+        except (PydanticSerializationError, ValueError) as error:
+            raise GraphValidationError(f"the inputs are not JSON: {error}") from error
+        if len(body) > self._max_input_bytes:
+            raise LimitError(f"inputs of {len(body)} bytes; at most {self._max_input_bytes} are taken inline")
+        return body
+
+    def _receives(self, block_id: str) -> bool:
+        block = self._blocks.get(block_id)
+        return block is not None and block.block_type in WEBHOOKS
 
     async def get(self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None) -> Snapshot:
         """Raises NotFoundError, also when it is not an execution of this graph."""
@@ -164,6 +296,17 @@ class Executions:
             await asyncio.sleep(0.05)
             row = await self._store.get(graph_exec_id, user_id=user_id)
         return _meta(row)
+
+    async def stop_graph_execution(self, user_id: str, graph_exec_id: str, wait_timeout: float = 15.0) -> None:
+        """Stop it and everything that it started, and return when it is over.
+
+        Raises:
+            NotFoundError
+            TimeoutError: it is not over after `wait_timeout` seconds; it ends all the same.
+        """
+        meta = await self.stop(user_id, graph_exec_id, wait=wait_timeout)
+        if not meta.status.is_terminal:
+            raise TimeoutError(f"execution {graph_exec_id} is still {meta.status.value} after {wait_timeout:g} s")
 
     def _told(self, row: ExecutionRow, number: int) -> int:
         return number if self._relayed is None else self._relayed(execution_tape(row.id), number)
@@ -206,6 +349,8 @@ def _common(row: ExecutionRow) -> dict[str, Any]:
         "status_reason": row.status_reason,
         "started_at": row.started_at,
         "ended_at": row.ended_at,
+        "is_dry_run": row.dry_run,
+        "nodes_input_masks": None if row.masks is None else from_json(row.masks),
         "stats": ExecutionStats.model_validate_json(row.stats),
     }
 

@@ -39,23 +39,31 @@ def check_structure(graph: Graph, blocks: BlockRegistry) -> None:
         source, sink = nodes.get(link.source_id), nodes.get(link.sink_id)
         if source is None:
             _add(errors, link.source_id, link.source_name, f"{said}: the graph has no node {link.source_id!r}")
-        elif not _has_pin(blocks.get(source.block_id), link.source_name, output=True):
+        elif not _has_pin(blocks.get(source.block_id), source, link.source_name, output=True):
             _add(errors, source.id, link.source_name, f"{said}: the block has no such output")
         if sink is None:
             _add(errors, link.sink_id, link.sink_name, f"{said}: the graph has no node {link.sink_id!r}")
-        elif not _has_pin(blocks.get(sink.block_id), link.sink_name, output=False):
+        elif not _has_pin(blocks.get(sink.block_id), sink, link.sink_name, output=False):
             _add(errors, sink.id, link.sink_name, f"{said}: the block has no such input")
     _raise(errors)
 
 
-def check_runnable(graph: Graph, blocks: BlockRegistry, inputs: Mapping[str, Any]) -> None:
-    """Refuse to start what cannot work with these inputs.
+def check_runnable(
+    graph: Graph,
+    blocks: BlockRegistry,
+    inputs: Mapping[str, Any],
+    masks: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Refuse to start what cannot work with these inputs. `masks` are inputs by node, in place of what it has.
 
     Raises:
         GraphValidationError
     """
     check_structure(graph, blocks)
     errors: NodeErrors = {}
+    masks = masks or {}
+    for node_id in masks.keys() - {node.id for node in graph.nodes}:
+        _add(errors, node_id, "id", f"the graph has no node {node_id!r}")
     linked: dict[str, set[str]] = {}
     for link in graph.links:
         linked.setdefault(link.sink_id, set()).add(base_name(link.sink_name))
@@ -71,7 +79,7 @@ def check_runnable(graph: Graph, blocks: BlockRegistry, inputs: Mapping[str, Any
             _add(errors, node.id, "block_id", f"the block {block.name} is disabled")
         pins = linked.get(node.id, set())
         starting |= not pins or block.block_type is BlockType.INPUT
-        for pin, message in _input_errors(block, node, pins, inputs).items():
+        for pin, message in _input_errors(block, node, pins, inputs, masks.get(node.id, {})).items():
             _add(errors, node.id, pin, message)
     if not starting and not errors:
         first = graph.nodes[0].id if graph.nodes else graph.id
@@ -79,7 +87,9 @@ def check_runnable(graph: Graph, blocks: BlockRegistry, inputs: Mapping[str, Any
     _raise(errors)
 
 
-def _input_errors(block: Block[Any], node: Node, linked: set[str], inputs: Mapping[str, Any]) -> dict[str, str]:
+def _input_errors(
+    block: Block[Any], node: Node, linked: set[str], inputs: Mapping[str, Any], mask: Mapping[str, Any]
+) -> dict[str, str]:
     values = {pin: value for pin, value in node.input_default.items() if base_name(pin) not in linked}
     if block.block_type is BlockType.INPUT:
         name = values.get("name")
@@ -88,6 +98,7 @@ def _input_errors(block: Block[Any], node: Node, linked: set[str], inputs: Mappi
         if isinstance(name, str) and (name == "credentials" or name.endswith("_credentials")):
             reserved = "'credentials' and `*_credentials` are reserved"
             return {"name": f"{name!r} is a reserved input name: {reserved}"}
+    values |= mask
     try:
         merged = merge_inputs(values)
         fields = block.Input.model_fields
@@ -140,10 +151,11 @@ def _schema(graph: Graph, blocks: BlockRegistry, kind: BlockType) -> dict[str, A
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _has_pin(block: Block[Any] | None, pin: str, *, output: bool) -> bool:
+def _has_pin(block: Block[Any] | None, node: Node, pin: str, *, output: bool) -> bool:
     if block is None:
         return True
-    pins = block.output_pins() if output else block.input_pins()
+    given = node.input_default
+    pins = block.node_output_pins(given) if output else block.node_input_pins(given)
     return pin in pins or base_name(pin) in pins
 
 

@@ -1,42 +1,47 @@
-"""The loop from the queue to executors: claims what a doorbell names, renews leases, sweeps for lost ones."""
+"""The loop from the queue to executors: claims what a doorbell names, keeps its leases, sweeps for lost ones."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
 from pydantic_core import to_json
 
 from livetape.clock import Clock, IdFactory
 from livetape.engine.block import BlockRegistry
+from livetape.engine.block_ports import Memory
+from livetape.engine.block_threads import BlockThreads
+from livetape.engine.children import MAX_DEPTH, ChildMaker
 from livetape.engine.executor import Executor, ExecutorOptions
 from livetape.engine.graph import Graph
-from livetape.engine.planner import GraphPlan
+from livetape.engine.graph_plan import GraphPlan
+from livetape.engine.hooks import Hooks
+from livetape.engine.leases import Leases, LeaseTimes, Renewer
 from livetape.engine.queue import Delivery, Queue
 from livetape.errors import LivetapeError, StoreUnavailableError
 from livetape.events.executions import ExecutionStats, ExecutionStatus
 from livetape.observability import Metrics, get_logger
 from livetape.store.execution_events import graph_event
-from livetape.store.executions import ExecutionChange, ExecutionRow, ExecutionStore, Step
+from livetape.store.executions import ClaimLimits, ExecutionChange, ExecutionRow, ExecutionStore, Step
 from livetape.store.graphs import GraphStore
 
 logger = get_logger(__name__)
 
 KEPT_PLANS: Final = 64
 RETRY_S: Final = 0.5
+TICK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`concurrency` executions at once; times in seconds. A renewal is due several times per lease.
 
-    `silence_s`: the renewer stops renewing when the event loop has not ticked for so long, so that a worker that
-    hangs loses its leases instead of keeping them for ever.
+    `silence_s`: nothing is renewed when the event loop has not ticked for so long, so that a worker that hangs loses
+    its leases instead of keeping them for ever. `limits` hold for all workers together.
     """
 
     concurrency: int = 10
@@ -45,6 +50,8 @@ class WorkerOptions:
     sweep_s: float = 2.5
     silence_s: float = 10.0
     threads: int = 16
+    max_depth: int = MAX_DEPTH
+    limits: ClaimLimits = field(default_factory=ClaimLimits)
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
 
 
@@ -67,6 +74,8 @@ class Worker:
         metrics: Metrics,
         options: WorkerOptions,
         sole: bool = False,
+        hooks: Hooks | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.name = name
         self._queue = queue
@@ -78,10 +87,17 @@ class Worker:
         self._metrics = metrics
         self._options = options
         self._sole = sole
+        self._hooks = hooks or Hooks()
+        self._memory = memory
+        self._make_child = ChildMaker(graphs, blocks, clock=clock, max_depth=options.max_depth)
         self._plans: OrderedDict[tuple[str, int], GraphPlan] = OrderedDict()
-        self._held: dict[str, Executor] = {}
-        self._slots = asyncio.Semaphore(options.concurrency)
-        self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="livetape-block")
+        self._times = LeaseTimes(options.lease_s, options.renew_s, options.silence_s)
+        self._leases = Leases(self._times, clock, lambda held: store.renew(name, held, options.lease_s))
+        self._free = options.concurrency
+        self._freed = asyncio.Event()
+        self._looks: set[asyncio.Task[None]] = set()
+        self._paused = False
+        self._threads = BlockThreads(options.threads)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,69 +105,132 @@ class Worker:
         if self._sole:
             for execution_id in await self._store.recover(expired_before=None):
                 logger.info("execution %s was interrupted: queued again", execution_id, extra={"action": "recovered"})
-        renewer = _Renewer(self._options, self._clock, self._renew, self._fence_all, asyncio.get_running_loop())
+        self._leases.tick()
+        renewer = Renewer(self._leases, self._times, asyncio.get_running_loop())
         renewer.start()
         runs: set[asyncio.Task[None]] = set()
-        sweep = asyncio.create_task(self._sweep_forever(), name="lease sweep")
+        beside = [
+            asyncio.create_task(self._sweep_forever(), name="lease sweep"),
+            asyncio.create_task(self._tick_forever(), name="lease watch"),
+        ]
         self._show_load()
         self.ready.set()
         try:
             while True:
-                await self._slots.acquire()
-                self._slots.release()
+                await self._slot()
                 for delivery in await self._take():
-                    await self._slots.acquire()
+                    self._free -= 1
                     task = asyncio.create_task(self._look(delivery), name=f"run {delivery.doorbell.graph_exec_id}")
                     runs.add(task)
                     task.add_done_callback(runs.discard)
         finally:
-            sweep.cancel()
-            for executor in self._held.values():
+            beside[0].cancel()
+            for executor in self._leases.executors():
                 executor.hand_back()
             if runs:
                 await asyncio.wait(runs, timeout=self._options.executor.cancel_grace_s + 5)
-            for task in runs:
+            for task in (*runs, *beside, *self._looks):
                 task.cancel()
             renewer.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def cancel(self, execution_id: str) -> None:
-        """A hint that this execution shall stop; nothing happens if it does not run here."""
-        executor = self._held.get(execution_id)
+        """This execution shall stop; nothing happens if it does not run here."""
+        executor = self._leases.get(execution_id)
         if executor is not None:
             executor.cancel()
+
+    def hint(self, execution_id: str) -> None:
+        """Something may have happened to this execution: look, if it runs here. What its row says counts."""
+        if self._leases.get(execution_id) is not None:
+            task = asyncio.get_running_loop().create_task(self._look_at_row(execution_id), name="hint")
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
+
+    async def _look_at_row(self, execution_id: str) -> None:
+        try:
+            row = await self._store.get(execution_id)
+        except LivetapeError as error:
+            logger.info("a hint is not followed: %s", error, extra={"action": "hint_lost"})
+            return
+        executor = self._leases.get(execution_id)
+        if executor is not None:
+            executor.look(row)
 
     @property
     def running(self) -> int:
         """How many executions it holds."""
-        return len(self._held)
+        return len(self._leases)
+
+    async def _slot(self) -> None:
+        """Wait until something may be taken."""
+        while self._free < 1 or self._paused:
+            self._freed.clear()
+            await self._freed.wait()
+
+    def _let_go(self) -> None:
+        self._free += 1
+        self._freed.set()
 
     async def _take(self) -> list[Delivery]:
-        free = max(1, self._options.concurrency - len(self._held))
         while True:
             try:
-                return await self._queue.take(free)
-            except StoreUnavailableError as error:
+                return await self._queue.take(self._free)
+            except LivetapeError as error:
+                if not error.retryable:
+                    raise
                 logger.warning("the queue cannot be read: %s", error, extra={"action": "queue_retry"})
                 await asyncio.sleep(RETRY_S)
 
     async def _look(self, delivery: Delivery) -> None:
         execution_id = delivery.doorbell.graph_exec_id
         try:
-            row = await self._store.claim(execution_id, owner=self.name, lease_seconds=self._options.lease_s)
-            await self._queue.ack(delivery)
+            asked_at = self._clock.monotonic()
+            row = await self._claim(delivery)
             if row is not None:
-                await self._execute(row)
-        except StoreUnavailableError as error:
-            # The doorbell comes again, or the lease runs out: nothing is lost, only late.
-            logger.warning("execution %s waits: %s", execution_id, error, extra={"action": "execution_retry"})
-        except Exception:  # the boundary of the task: one execution takes no other with it
-            logger.exception("execution %s failed in the engine", execution_id, extra={"action": "engine_failed"})
-            self._metrics.count("engine_failures_total")
+                await self._execute(row, asked_at)
+        except Exception as error:  # the boundary of the task: one execution takes no other with it
+            if isinstance(error, LivetapeError) and error.retryable:
+                # The doorbell comes again, or the lease runs out: nothing is lost, only late.
+                logger.warning("execution %s waits: %s", execution_id, error, extra={"action": "execution_retry"})
+            else:
+                logger.exception("execution %s failed in the engine", execution_id, extra={"action": "engine_failed"})
+                self._metrics.count("engine_failures_total")
         finally:
-            self._slots.release()
+            self._let_go()
 
-    async def _execute(self, row: ExecutionRow) -> None:
+    async def _claim(self, delivery: Delivery) -> ExecutionRow | None:
+        execution_id = delivery.doorbell.graph_exec_id
+        options = self._options
+        try:
+            row = await self._store.claim(
+                execution_id, owner=self.name, lease_seconds=options.lease_s, limits=options.limits
+            )
+            if row is None and await self._store.paused() is not None:
+                self._pause(True)
+                await self._settle(self._queue.nack(delivery, delay_s=options.sweep_s))
+                return None
+        except LivetapeError as error:
+            if error.retryable:
+                await self._settle(self._queue.nack(delivery, delay_s=RETRY_S))
+            raise
+        await self._settle(self._queue.ack(delivery))
+        return row
+
+    async def _settle(self, telling: Coroutine[Any, Any, None]) -> None:
+        """A queue that cannot be told brings the doorbell again, and nothing is due then."""
+        try:
+            await telling
+        except LivetapeError as error:
+            logger.info("a doorbell comes again: %s", error, extra={"action": "ack_lost"})
+
+    def _pause(self, paused: bool) -> None:
+        if paused != self._paused:
+            logger.info("the queue is paused" if paused else "the queue goes on", extra={"action": "queue_pause"})
+        self._paused = paused
+        self._freed.set()
+
+    async def _execute(self, row: ExecutionRow, asked_at: float) -> None:
         try:
             plan = await self._plan(row)
         except LivetapeError as error:
@@ -169,17 +248,34 @@ class Worker:
             new_id=self._new_id,
             metrics=self._metrics,
             options=self._options.executor,
+            make_child=self._make_child,
+            hooks=self._hooks,
+            memory=self._memory,
+            seconds_left=self._seconds_left(row),
+            database_ahead=self._database_ahead(row),
         )
-        self._held[row.id] = executor
+        held = self._leases.add(executor, asked_at)
         self._show_load()
         try:
             await executor.run()
         finally:
-            del self._held[row.id]
+            self._leases.remove(held)
             self._show_load()
 
+    def _database_ahead(self, row: ExecutionRow) -> timedelta:
+        """The lease was given a moment ago, by the database's clock."""
+        if row.lease_until is None:
+            return timedelta(0)
+        return row.lease_until - timedelta(seconds=self._options.lease_s) - self._clock.now()
+
+    def _seconds_left(self, row: ExecutionRow) -> float | None:
+        """How long it may run. The lease tells what the database's clock was at the claim."""
+        if row.deadline_at is None or row.lease_until is None:
+            return None
+        return (row.deadline_at - row.lease_until).total_seconds() + self._options.lease_s
+
     def _show_load(self) -> None:
-        running, slots = len(self._held), self._options.concurrency
+        running, slots = len(self._leases), self._options.concurrency
         self._metrics.gauge("execution_manager_active_runs", running)
         self._metrics.gauge("execution_manager_pool_size", slots)
         self._metrics.gauge("execution_manager_utilization_ratio", running / slots)
@@ -205,91 +301,34 @@ class Worker:
         step = Step(row.id, row.lease_no, change=change, events=[graph_event(row)])
         await self._store.commit(step, row)
 
+    async def _tick_forever(self) -> None:
+        pause_s = min(TICK_S, self._options.lease_s / 10)
+        while True:
+            self._leases.tick()
+            await asyncio.sleep(pause_s)
+
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(self._options.sweep_s)
             try:
-                lost = await self._store.recover(expired_before=self._clock.now())
-            except StoreUnavailableError as error:
-                logger.warning("leases cannot be swept: %s", error, extra={"action": "sweep_retry"})
-                continue
-            for execution_id in lost:
-                logger.warning("execution %s lost its worker", execution_id, extra={"action": "recovered"})
-                self._metrics.count("executions_recovered_total")
-
-    # -- leases ----------------------------------------------------------------------------------------------
-
-    def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Prolong what is held; called from the renewer's thread. Raises what the store raises."""
-        held = list(self._held)
-        if not held:
-            return
-        renewal = self._store.renew(self.name, held, self._options.lease_s)
-        for execution_id in held:
-            if execution_id not in renewal.held:
-                loop.call_soon_threadsafe(self._lost, execution_id)
-            elif execution_id in renewal.cancelled:
-                loop.call_soon_threadsafe(self.cancel, execution_id)
-
-    def _lost(self, execution_id: str) -> None:
-        executor = self._held.get(execution_id)
-        if executor is not None:
-            executor.fence()
-
-    def _fence_all(self) -> None:
-        for executor in self._held.values():
-            executor.fence()
-
-
-class _Renewer:
-    """A thread beside the event loop, so that a busy loop loses no lease and a dead one keeps none.
-
-    When renewals have failed for so long that the leases are about to end, the blocks are stopped before that, by
-    this process's own monotonic clock.
-    """
-
-    def __init__(
-        self,
-        options: WorkerOptions,
-        clock: Clock,
-        renew: Callable[[asyncio.AbstractEventLoop], None],
-        fence_all: Callable[[], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._options = options
-        self._clock = clock
-        self._renew = renew
-        self._fence_all = fence_all
-        self._loop = loop
-        self._stopped = threading.Event()
-        self._ticked = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="livetape-lease-renewer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _work(self) -> None:
-        renewed = self._clock.monotonic()
-        while not self._stopped.wait(self._options.renew_s):
-            try:
-                if self._loop_ticks():
-                    self._renew(self._loop)
-                    renewed = self._clock.monotonic()
-                    continue
-            except RuntimeError:
-                return  # the loop is closed
+                await self._sweep()
             except LivetapeError as error:
-                logger.warning("leases cannot be renewed: %s", error, extra={"action": "renew_retry"})
-            if self._clock.monotonic() - renewed > self._options.lease_s - self._options.renew_s:
-                self._loop.call_soon_threadsafe(self._fence_all)
+                logger.warning("executions cannot be swept: %s", error, extra={"action": "sweep_retry"})
+            except Exception:  # a sweep that ends for good would leave everything to lie
+                logger.exception("executions cannot be swept", extra={"action": "sweep_failed"})
 
-    def _loop_ticks(self) -> bool:
-        self._ticked.clear()
-        self._loop.call_soon_threadsafe(self._ticked.set)
-        if self._ticked.wait(self._options.silence_s):
-            return True
-        logger.error("the event loop hangs: leases are not renewed", extra={"action": "loop_hangs"})
-        return False
+    async def _sweep(self) -> None:
+        swept = await self._store.sweep(grace_seconds=self._options.executor.cancel_grace_s + self._options.lease_s)
+        for execution_id in swept.recovered:
+            logger.warning("execution %s lost its worker", execution_id, extra={"action": "recovered"})
+            self._metrics.count("executions_recovered_total")
+        for execution_id in swept.rung:
+            logger.warning("execution %s is rung again", execution_id, extra={"action": "rung_again"})
+            self._metrics.count("executions_rung_again_total")
+        for execution_id in swept.timed_out:
+            logger.warning("execution %s took too long", execution_id, extra={"action": "timed_out"})
+            self._metrics.count("executions_timed_out_total")
+        self._pause(await self._store.paused() is not None)
+        figures = await self._store.figures()
+        self._metrics.gauge("execution_queue_depth", figures.depth)
+        self._metrics.gauge("execution_queue_oldest_seconds", figures.oldest_s)

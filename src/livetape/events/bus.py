@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
 
@@ -25,6 +25,23 @@ class BusMessage(NamedTuple):
 Sink: TypeAlias = Callable[[Sequence[BusMessage]], None]
 """Takes messages and gap markers as they come, all that arrived together in one call, in order. It is called in the
 loop's thread and neither waits nor raises."""
+
+
+class ExpressSink(ABC):
+    """A sink with a shorter way for single messages, which a bus may use and need not.
+
+    It offers what came on a channel to the lane of that channel, before it makes a `BusMessage` of it; True when that
+    has taken it. It must not while messages may be missing, nor when somebody else on this bus listens to the channel.
+    Lanes are offered theirs before the sink is called with the rest of what came together, in order; so a lane takes
+    only what it can tell to be the very next. Like the sink it neither waits nor raises.
+    """
+
+    lanes: Mapping[bytes, Callable[[bytes], bool]]
+    """By channel, as UTF-8. What stands in it changes at any time."""
+
+    @abstractmethod
+    def __call__(self, messages: Sequence[BusMessage], taken: int = 0, /) -> None:
+        """As `Sink`. `taken`: so many of what came together went by the lanes, perhaps all."""
 
 
 class Subscription(ABC):

@@ -131,6 +131,12 @@ def execution_pattern(user_id: str, graph_id: str = "*", graph_exec_id: str = "*
     return f"{EXECUTION_BUS}/{'/'.join(levels)}"
 
 
+def wider_pattern(pattern: str) -> str:
+    """All executions of the user within whose channels this pattern of executions lies."""
+    bus, user, *_ = pattern.split("/")
+    return f"{bus}/{user}/*/*"
+
+
 def job_channel(job_id: str) -> str:
     """The channel on which the events of one job are published. Raises ChannelError as `encode_part`."""
     return f"{JOB_BUS}/{encode_part(job_id)}"
@@ -220,6 +226,11 @@ def split_channel(channel: str) -> tuple[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> re.Pattern[str]:
+    return compiled(pattern)
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """What `matches` compares a channel with, for who has many patterns and keeps them: not remembered here."""
     bus, _, key = pattern.partition("/")
     if key == "*":  # alone it matches every key of the bus, however many levels it has
         return re.compile(re.escape(bus) + "/.+", re.DOTALL)

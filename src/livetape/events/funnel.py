@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
 
-from livetape.events.bus import BusMessage, Sink
+from livetape.events.bus import BusMessage, ExpressSink, Sink
 from livetape.events.outlet import ANY_GAP, Outlet
 from livetape.observability import get_logger
 
 logger = get_logger(__name__)
+
+NO_LANES: Final[Mapping[bytes, Callable[[bytes], bool]]] = MappingProxyType({})
 
 
 class Funnel(Outlet):
@@ -21,6 +25,8 @@ class Funnel(Outlet):
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.lanes = sink.lanes if isinstance(sink, ExpressSink) else NO_LANES
+        """The sink's own, for a bus that uses them."""
         self._batch: list[BusMessage] = []
         self._ended = asyncio.Event()
 
@@ -32,16 +38,19 @@ class Funnel(Outlet):
         if not self._batch or self._batch[-1] is not ANY_GAP:
             self.taker(ANY_GAP)
 
-    def flush(self) -> None:
-        """Hand over what was collected, if anything was."""
-        if not self._batch:
+    def flush(self, taken: int = 0) -> None:
+        """Hand over what was collected, if anything was; `taken` is how many messages the lanes took."""
+        if not self._batch and not taken:
             return
         batch = self._batch.copy()
         self._batch.clear()
         if self.closed:
             return
         try:
-            self._sink(batch)
+            if taken and isinstance(self._sink, ExpressSink):
+                self._sink(batch, taken)
+            else:
+                self._sink(batch)
         except Exception:
             logger.exception("a sink of the bus raised", extra={"action": "bus_sink_failed"})
 

@@ -16,10 +16,10 @@ class _HasPayload(Protocol):
 class Pace:
     """How many entries to read at once, so that a chunk has about the wanted size whatever its events weigh."""
 
-    def __init__(self, most_events: int, target_bytes: int) -> None:
+    def __init__(self, most_events: int, target_bytes: int, *, first: int = 32) -> None:
         self._most = min(most_events, MAX_READ)
         self._target = target_bytes
-        self.limit = min(32, self._most)
+        self.limit = min(first, self._most)
 
     def saw(self, events: Sequence[_HasPayload]) -> None:
         """Learn from a chunk."""

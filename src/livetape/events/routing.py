@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Callable, Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
-from livetape.events.channel import is_pattern, matches
+from livetape.events.channel import compiled, is_pattern
 
 MAX_REMEMBERED_CHANNELS: Final = 4096
 
 Member = TypeVar("Member", bound=Hashable)
+
+
+class Patterns:
+    """Patterns, found by what they match. Those of one user are not looked at for the channels of another: they are
+    kept by what stands before their first `*`."""
+
+    def __init__(self, compile_pattern: Callable[[str], re.Pattern[str]]) -> None:
+        self._compile = compile_pattern
+        self._by_prefix: dict[str, dict[str, re.Pattern[str]]] = {}
+        self._lengths: dict[int, int] = {}
+        """Of the prefixes, and how many there are of each."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_prefix)
+
+    def add(self, pattern: str) -> None:
+        """Known ones are ignored."""
+        prefix = _prefix_of(pattern)
+        under = self._by_prefix.get(prefix)
+        if under is None:
+            under = self._by_prefix[prefix] = {}
+            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+        if pattern not in under:
+            under[pattern] = self._compile(pattern)
+
+    def discard(self, pattern: str) -> None:
+        """Unknown ones are ignored."""
+        prefix = _prefix_of(pattern)
+        under = self._by_prefix.get(prefix)
+        if under is None or under.pop(pattern, None) is None or under:
+            return
+        del self._by_prefix[prefix]
+        self._lengths[len(prefix)] -= 1
+        if not self._lengths[len(prefix)]:
+            del self._lengths[len(prefix)]
+
+    def clear(self) -> None:
+        """None is left."""
+        self._by_prefix.clear()
+        self._lengths.clear()
+
+    def matching(self, channel: str) -> Iterator[str]:
+        """All that match, in no order."""
+        for length in self._lengths:
+            for pattern, regex in self._by_prefix.get(channel[:length], _NONE).items():
+                if regex.fullmatch(channel):
+                    yield pattern
+
+
+_NONE: Final[dict[str, re.Pattern[str]]] = {}
+
+
+def _prefix_of(pattern: str) -> str:
+    return pattern.partition("*")[0]
 
 
 class RoutingIndex(Generic[Member]):
@@ -18,6 +73,7 @@ class RoutingIndex(Generic[Member]):
     def __init__(self) -> None:
         self._exact: dict[str, set[Member]] = {}
         self._patterns: dict[str, set[Member]] = {}
+        self._matching = Patterns(compiled)
         self._found: dict[str, tuple[Member, ...]] = {}
 
     def __bool__(self) -> bool:
@@ -33,6 +89,8 @@ class RoutingIndex(Generic[Member]):
         members = index.get(pattern)
         if members is None:
             index[pattern] = {member}
+            if index is self._patterns:
+                self._matching.add(pattern)
             return True
         members.add(member)
         return False
@@ -48,6 +106,8 @@ class RoutingIndex(Generic[Member]):
         if members:
             return False
         del index[pattern]
+        if index is self._patterns:
+            self._matching.discard(pattern)
         return True
 
     def members(self, channel: str) -> tuple[Member, ...]:
@@ -61,9 +121,8 @@ class RoutingIndex(Generic[Member]):
 
     def _search(self, channel: str) -> tuple[Member, ...]:
         members = set(self._exact.get(channel, ()))
-        for pattern, under in self._patterns.items():
-            if matches(pattern, channel):
-                members |= under
+        for pattern in self._matching.matching(channel):
+            members |= self._patterns[pattern]
         return tuple(members)
 
     def _forget(self, pattern: str) -> None:

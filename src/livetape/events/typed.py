@@ -219,6 +219,7 @@ class EventBus(Generic[M]):
         except LivetapeError as error:
             if not error.retryable:
                 return self.failed(error)
+            self._patience.end(number)  # `rescue` has a bound of its own
             item = Outgoing(number, channel, "", len(data), data)
             return self._told(await self._delivery.rescue(item, error))
         except Exception as error:

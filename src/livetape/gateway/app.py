@@ -31,6 +31,7 @@ from livetape.gateway.messages import Push
 from livetape.gateway.old_clients import OldClients
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.reader import Sleep
+from livetape.gateway.reports import ClientReports
 from livetape.gateway.session import Session
 from livetape.gateway.streams import TapeStreams
 from livetape.gateway.transport import EXTENSION, Receiver, Transport, TransportClosedError
@@ -92,6 +93,7 @@ class Gateway:
             log,
             check=check,
             is_revoked=self._doorkeeper.knows_revoked,
+            one_user=not authenticator.auth_enabled,
             metrics=metrics,
             tracer=tracer,
             clock=clock,
@@ -101,7 +103,7 @@ class Gateway:
         self._broadcaster = self._streams.broadcaster
         self._keeper = Keeper(options, self._clock, sleep=sleep, on_beat=self._tell_figures)
         self._figures_due = 0.0
-        self._old_clients = OldClients(compat, sleep=sleep) if compat is not None else None
+        self._old_clients = OldClients(compat, sleep=sleep, clock=self._clock) if compat is not None else None
         self._connections: dict[Connection, str | None] = {}
         """With the channel of its user's notifications."""
         self._sockets: Counter[str] = Counter()
@@ -118,6 +120,7 @@ class Gateway:
             changed=self._keeper.changed,
             watching=self._watching,
             lost=self._lost,
+            reports=ClientReports(self._clock),
             tracer=self._tracer,
         )
         self.websocket_endpoint = WebSocketEndpoint(self)
@@ -291,6 +294,7 @@ class Gateway:
         self._metrics.count("gateway_closed_total", code=str(int(code)))
         refused = _Refused()
         await transport.accept(refused)
+        transport.pause()  # what it says is nobody's business, and costs nothing unread
         if told is not None:
             transport.send(told)
         running = asyncio.create_task(transport.run())

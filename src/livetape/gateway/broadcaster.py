@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 
 from livetape.errors import BusUnavailableError, ClosedError, CodecError
 from livetape.events.backoff import Backoff
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.bus import Bus, BusMessage, ExpressSink, Subscription
 from livetape.events.channel import NOTIFICATION_BUS, matches
 from livetape.events.codec import split
 from livetape.events.recovery import REPLACEMENT
@@ -35,6 +35,17 @@ SAMPLE_SECONDS: Final = 0.01
 
 POLL_SECONDS: Final = 1.0
 """So often is a mixed tape looked at: who else writes to it tells nobody."""
+
+
+class _Intake(ExpressSink):
+    def __init__(
+        self, receive: Callable[[Sequence[BusMessage], int], None], lanes: Mapping[bytes, Callable[[bytes], bool]]
+    ) -> None:
+        self._receive = receive
+        self.lanes = lanes
+
+    def __call__(self, messages: Sequence[BusMessage], taken: int = 0, /) -> None:
+        self._receive(messages, taken)
 
 
 class Broadcaster:
@@ -170,7 +181,7 @@ class Broadcaster:
             if new and found:
                 backoff.reset()
                 self._unwanted.set()
-                self.verify(topic for topic in self._hub.topics() if topic.pattern in found)
+                self.verify(topic for topic in self._hub.topics() if topic.listens_to in found)
 
     async def _forget_unwanted(self, subscription: Subscription) -> None:
         while True:
@@ -204,7 +215,7 @@ class Broadcaster:
     async def _link(self, backoff: Backoff) -> None:
         """One link to the bus, until it breaks."""
         patterns = tuple(self._wanted)
-        subscription = await self._bus.subscribe(*patterns, sink=self.receive)
+        subscription = await self._bus.subscribe(*patterns, sink=_Intake(self.receive, self._hub.lanes))
         try:
             async with self._changing:
                 missing = [pattern for pattern in self._wanted if pattern not in patterns]
@@ -214,6 +225,7 @@ class Broadcaster:
             backoff.reset()
             self._unwanted.set()
             self.ready.set()
+            self._reader.forget_all()  # what broke the link may have cost the log its end
             self.verify(self._hub.topics())
             async with asyncio.TaskGroup() as tasks:
                 keepers = [
@@ -232,9 +244,14 @@ class Broadcaster:
 
     # ---- what comes ----------------------------------------------------------------------------------------------
 
-    def receive(self, messages: Sequence[BusMessage]) -> None:
-        """The sink of the bus: what came together, in order, and is handed on together. Never waits, never raises."""
+    def receive(self, messages: Sequence[BusMessage], taken: int = 0) -> None:
+        """The sink of the bus: what came together, in order, and is handed on together. Never waits, never raises.
+
+        `taken` more have been handed to their topics already.
+        """
         begun, tracer = perf_counter(), self._tracer
+        if taken:
+            self._hand_lanes()
         dispatch, express = self._hub.dispatch, self._hub.express
         for channel, data, gap in messages:
             try:
@@ -265,11 +282,17 @@ class Broadcaster:
             spans, self._spans = self._spans, []
             for span in spans:
                 span.end()
-        self._metrics.count("gateway_events_total", len(messages))
+        self._metrics.count("gateway_events_total", len(messages) + taken)
         self.count()
         if begun - self._timed_at >= SAMPLE_SECONDS:
             self._timed_at = begun
             self._metrics.observe("gateway_fan_out_seconds", perf_counter() - begun)
+
+    def _hand_lanes(self) -> None:
+        try:
+            self._hub.hand_lanes()
+        except Exception:
+            self._broken()
 
     def _trace(self, tracer: Tracer, channel: str, traceparent: str) -> None:
         topics = self._hub.routed(channel)
@@ -348,7 +371,7 @@ class Broadcaster:
         finally:
             self._polling = False
 
-    def _concerned(self, channel: str) -> list[Topic]:
+    def _concerned(self, channel: str) -> Sequence[Topic]:
         if not channel:
             return self._hub.topics()
         return [topic for topic in self._hub.topics() if matches(topic.pattern, channel)]

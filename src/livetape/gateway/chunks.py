@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from livetape.events.tape_event import TapeEvent
@@ -17,7 +18,19 @@ MAX_FORMS: Final = 4
 PUSH_WEIGHT: Final = 4
 """A joined push holds its bytes so often: whole, in parts, and both as frames."""
 
+MAX_LIVES: Final = 4
+"""A chunk that is used all the time is kept for so many times as long as one that is not."""
+
 Encode = Callable[[TapeEvent, Form], Push | None]
+
+
+class Scale:
+    """What all chunks of a cache weigh: counted as they come, grow and go, since there may be thousands."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
 
 
 class Chunk:
@@ -30,6 +43,8 @@ class Chunk:
         """Bytes of a payload."""
         self.weight = size + EVENT_BYTES * len(events)
         """About its bytes in memory."""
+        self.scale: Scale | None = None
+        """On which it lies, while a cache keeps it."""
         self._pushes: dict[tuple[Form, bool], Push | None] = {}
         first = events[0].offset if events else None
         has_hole = first is None or any(event.offset != first + n for n, event in enumerate(events))
@@ -49,12 +64,23 @@ class Chunk:
         joined = Push.joined(pushes) if pushes else None
         if len(self._pushes) < MAX_FORMS:
             self._pushes[key] = joined
-            self.weight += joined.size * PUSH_WEIGHT if joined is not None else 0
+            if joined is not None:
+                self.weight += joined.size * PUSH_WEIGHT
+                if self.scale is not None:
+                    self.scale.total += joined.size * PUSH_WEIGHT
         return joined
 
 
+@dataclass(slots=True)
+class _Kept:
+    put_at: float
+    until: float
+    tape: str
+    chunk: Chunk
+
+
 class ChunkCache:
-    """The newest chunks, bounded by bytes and kept for a few seconds. `now` counts seconds.
+    """The newest chunks, bounded by bytes and kept for a few seconds after the last use. `now` counts seconds.
 
     What stands on a tape does not change, unless the log loses its end: then `forget` it. A chunk that was read from
     before that is told apart by the `era`.
@@ -64,7 +90,8 @@ class ChunkCache:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
         self._now = now
-        self._chunks: OrderedDict[Hashable, tuple[float, str, Chunk]] = OrderedDict()
+        self._chunks: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._scale = Scale()
         self.era = 0
 
     def __len__(self) -> int:
@@ -74,26 +101,47 @@ class ChunkCache:
         """What was put there, if it still holds."""
         self.tidy()
         found = self._chunks.get(key)
-        return None if found is None else found[2]
+        if found is None or found.until <= self._now():
+            return None
+        found.until = min(self._now() + self._max_seconds, found.put_at + self._max_seconds * MAX_LIVES)
+        self._chunks.move_to_end(key)
+        return found.chunk
 
     def put(self, key: Hashable, tape: str, chunk: Chunk, era: int) -> None:
         """Keep it; not one without events (it may have some the next time), and not one of an earlier era."""
         if not chunk.events or era != self.era or chunk.weight * 2 > self._max_bytes:
             return
-        self._chunks[key] = (self._now() + self._max_seconds, tape, chunk)
-        self._chunks.move_to_end(key)
-        weight = sum([kept.weight for _, _, kept in self._chunks.values()])
-        while weight > self._max_bytes:
-            weight -= self._chunks.popitem(last=False)[1][2].weight
+        now = self._now()
+        self._drop(key)
+        self._chunks[key] = _Kept(now, now + self._max_seconds, tape, chunk)
+        chunk.scale = self._scale
+        self._scale.total += chunk.weight
+        while self._scale.total > self._max_bytes:
+            self._drop(next(iter(self._chunks)))
 
     def forget(self, tape: str) -> None:
         """This tape is not what it was."""
         self.era += 1
-        for key in [key for key, (_, name, _) in self._chunks.items() if name == tape]:
-            del self._chunks[key]
+        for key in [key for key, kept in self._chunks.items() if kept.tape == tape]:
+            self._drop(key)
+
+    def clear(self) -> None:
+        """No tape may be what it was."""
+        self.era += 1
+        for key in tuple(self._chunks):
+            self._drop(key)
 
     def tidy(self) -> None:
         """Drop what is too old. To be called now and then."""
         now = self._now()
-        while self._chunks and next(iter(self._chunks.values()))[0] <= now:
-            self._chunks.popitem(last=False)
+        while self._chunks:
+            key, kept = next(iter(self._chunks.items()))
+            if kept.until > now:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        kept = self._chunks.pop(key, None)
+        if kept is not None:
+            kept.chunk.scale = None
+            self._scale.total -= kept.chunk.weight

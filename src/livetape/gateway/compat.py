@@ -45,6 +45,9 @@ TOGETHER_S: Final = 15.0
 
 COUNT_TTL_S: Final = 86_400.0
 
+LOOKS_AT_ONCE: Final = 64
+"""So many sockets look at the same time for what was lost: they may all come back at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -121,6 +124,7 @@ class CompatResume:
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._held: dict[str, Slot] = {}
+        self._turns = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._beaten_at: float | None = None
 
@@ -138,7 +142,7 @@ class CompatResume:
         """For one socket of this user. Nothing is written before its first `save`."""
         return Slot(self, _prefix(user_id))
 
-    async def take(self, slot: Slot) -> list[Kept]:
+    async def take(self, slot: Slot, *, looked: Callable[[], object] = lambda: None) -> list[Kept]:
         """What the socket of this slot, which has written nothing yet, is to go on watching: it then stands there.
         Empty when no socket of its user was lost.
 
@@ -146,11 +150,13 @@ class CompatResume:
         given what all of them watched; but no more sockets are given anything than were lost. Looks for a few
         seconds when it cannot be told yet whether a process is dead, and again when the store is away. Cancel it when
         the client is gone or subscribes by itself: what was being taken is then kept for the next one.
+
+        `looked` is called each time when it has looked.
         """
         waited, away = 0.0, 0.0
         backoff = Backoff()
         while True:
-            look = asyncio.create_task(self._look_round(slot), name="look for a lost socket")
+            look = asyncio.create_task(self._look_in_turn(slot), name="look for a lost socket")
             try:
                 try:
                     found = await asyncio.shield(look)
@@ -165,6 +171,8 @@ class CompatResume:
                         return found.taken
                     pause = BEAT_S
                     waited += pause
+                finally:
+                    looked()
                 await self._sleep(pause)
             except asyncio.CancelledError:
                 self._spawn(_give_back(look, slot))
@@ -186,6 +194,10 @@ class CompatResume:
             await self._ephemeral.take(_key(prefix, number))
 
     # ---- slots -----------------------------------------------------------------------------------------------------
+
+    async def _look_in_turn(self, slot: Slot) -> _Found:
+        async with self._turns:
+            return await self._look_round(slot)
 
     async def _look_round(self, slot: Slot) -> _Found:
         free: list[tuple[str, Record]] = []

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from livetape.auth import EXECUTE_GRAPH, Principal
 from livetape.clock import Clock, new_id
@@ -19,12 +19,13 @@ from livetape.events.log import Position
 from livetape.gateway import messages
 from livetape.gateway.close_codes import CloseCode
 from livetape.gateway.compat import Kept, Slot
-from livetape.gateway.fan_out import Writer
 from livetape.gateway.forms import SocketForm
+from livetape.gateway.member import Writer
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
 from livetape.gateway.reader import Sleep
+from livetape.gateway.reports import ClientReports
 from livetape.gateway.session import (
     ClientError,
     Close,
@@ -44,8 +45,6 @@ from livetape.gateway.transport import Transport
 from livetape.observability import NoTracing, Tracer, get_logger
 
 logger = get_logger(__name__)
-
-MAX_LOGGED_CHARS: Final = 500
 
 Positions: TypeAlias = dict[Subject, Position | None]
 """Where subscriptions stand; None: nowhere that could be continued."""
@@ -93,6 +92,7 @@ class Services:
     lost: Callable[[Connection, bool, bool], None]
     """It is gone; `clean` and `left` as in `Receiver.lost`. Its subscriptions are still there."""
 
+    reports: ClientReports
     tracer: Tracer = field(default_factory=NoTracing)
 
 
@@ -268,10 +268,8 @@ class Connection:
             self.spawn(self._go_waiting(()))
 
     async def _go_waiting(self, effects: Sequence[Effect]) -> None:
-        """Those that take their time, one after the other. The client is not read meanwhile: answers stay in order.
-
-        Who does not take the answers is not asked for more, so that they cannot pile up.
-        """
+        """Those that take their time, one after the other. The client is not read meanwhile: answers stay in order,
+        and who does not take them is not asked for more, so that they cannot pile up."""
         try:
             for effect in effects:
                 match effect:
@@ -285,8 +283,9 @@ class Connection:
                         await self._services.sleep(seconds)
                     case _:
                         self._perform(effect)
-            async with asyncio.timeout(self._services.options.slow_seconds):
-                await self._outbox.room()
+            if not self._outbox.has_room:
+                async with asyncio.timeout(self._services.options.slow_seconds):
+                    await self._outbox.room()
         except TimeoutError:
             self.close(CloseCode.TOO_SLOW, drop=True)
         except Exception:
@@ -306,7 +305,7 @@ class Connection:
             case Close(code):
                 self.close(code)
             case ClientError(text):
-                logger.info("a client reports: %s", text[:MAX_LOGGED_CHARS], extra={"action": "client_error"})
+                self._services.reports.tell(text)
 
     async def _subscribe(self, request: Subscribe) -> None:
         span = self._services.tracer.begin("gateway.subscribe", kind=request.subject.kind.value)

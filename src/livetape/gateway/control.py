@@ -7,10 +7,19 @@ them, and can do nothing else.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from livetape.auth import Principal
 from livetape.errors import CodecError
@@ -20,6 +29,14 @@ from livetape.events.codec import Envelope, split
 from livetape.gateway.subjects import Subject
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """What names no time zone is meant in UTC: it could not be compared with anything else."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class ControlEvent(BaseModel):
@@ -48,14 +65,14 @@ class PermissionChanged(ControlEvent):
 class TokensRevoked(ControlEvent):
     """Tokens hold no longer: one, or all that a user was given until `at` (None: until this event comes).
 
-    `until`: when the last of them would have ended by itself; None: not known.
+    `until`: when the last of them would have ended by itself; None: not known. A time without a zone is in UTC.
     """
 
     event_type: Literal["tokens_revoked"] = "tokens_revoked"
     user_id: Name | None = None
     token_id: Name | None = None
-    at: datetime | None = None
-    until: datetime | None = None
+    at: Moment | None = None
+    until: Moment | None = None
 
     @model_validator(mode="after")
     def _names_one(self) -> Self:

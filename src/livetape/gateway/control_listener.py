@@ -17,7 +17,7 @@ logger = get_logger(__name__)
 
 class ControlListener:
     """Calls `handle` with each control event, and with None when some may have been lost: whenever it begins to
-    listen, too, because somebody may have been let in before."""
+    listen, too, because somebody may have been let in before. What `handle` raises is logged."""
 
     def __init__(self, bus: Bus, handle: Callable[[AnyControlEvent | None], None], *, sleep: Sleep) -> None:
         self._bus = bus
@@ -31,11 +31,18 @@ class ControlListener:
             try:
                 async with await self._bus.subscribe(gateway_channel()) as subscription:
                     backoff.reset()
-                    self._handle(None)
+                    self._tell(None)
                     async for message in subscription:
                         event = None if message.gap else decode_control(message.data)
                         if message.gap or event is not None:
-                            self._handle(event)
+                            self._tell(event)
             except BusUnavailableError as error:
                 logger.warning("cannot hear control events: %s", error, extra={"action": "control_unavailable"})
             await self._sleep(backoff.next())
+
+    def _tell(self, event: AnyControlEvent | None) -> None:
+        try:
+            self._handle(event)
+        except Exception:
+            # Whatever one event does: the next revocation must be heard.
+            logger.exception("a control event could not be followed", extra={"action": "control_failed"})

@@ -49,6 +49,7 @@ from livetape.observability import Metrics, get_logger
 logger = get_logger(__name__)
 
 DEFAULT_MAX_BODY_BYTES: Final = 1024 * 1024
+SLOW_BYTES: Final = 64 * 1024
 CLOSE_SECONDS: Final = 2.0
 
 STATUSES: Final[dict[type[LivetapeError], int]] = {
@@ -229,16 +230,18 @@ class JobEvents:
             raise _not_found(job_id)
         return tape
 
-    async def respond(self, request: Request, tape: Tape, *, until: datetime | None = None) -> Response:
+    async def respond(
+        self, request: Request, tape: Tape, *, until: datetime | None = None, reader: Principal | None = None
+    ) -> Response:
         """The events of a tape as the request asks (wire contract, section 4): page, server-sent events, or lines.
 
         The caller has checked that the tape may be read. `until`: when the reader's token expires; a stream ends
-        `GatewayOptions.expiry_grace_seconds` later.
+        `GatewayOptions.expiry_grace_seconds` later. `reader`: whose stream it is, for `max_streams_per_user`.
 
         Raises:
             ClosedError: the application stops.
         """
-        return await self._get().streams.respond(request, tape, until=until)
+        return await self._get().streams.respond(request, tape, until=until, reader=reader)
 
     def _get(self) -> _Opened:
         if self._opened is None:
@@ -342,12 +345,12 @@ def create_job_router(
     async def read_events(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
         """The events of a job: a page of JSON, or by `Accept` a stream that ends after the final event."""
         tape = await held.visible(job_id, principal, jobs_unowned)
-        return await held.respond(request, tape, until=principal.expires_at)
+        return await held.respond(request, tape, until=principal.expires_at, reader=principal)
 
     @router.post("/jobs/{job_id:path}/events", summary="Publish job event", status_code=201, **_PUBLISH)
     async def publish_event(job_id: str, request: Request, principal: Principal = signed_in) -> Response:
         """Appends one event to the tape of the job; the first to publish owns it. Answers when it is durable."""
-        body = await _body(request, max_body_bytes)
+        body = await _body(request, max_body_bytes, held._options.slow_seconds)
         tape = await held.log.describe(job_tape(job_id))
         try:
             writer = writer_of(tape, principal.user_id, is_admin=principal.is_admin, jobs_unowned=jobs_unowned)
@@ -410,16 +413,24 @@ def principal_of(caller: object) -> Principal:
     return found
 
 
-async def _body(request: Request, max_bytes: int) -> JobEventBody:
-    """Read only now, after the caller is known."""
+async def _body(request: Request, max_bytes: int, slow_seconds: float) -> JobEventBody:
+    """Read only now, after the caller is known; `SLOW_BYTES` of it, or the rest, are to come in `slow_seconds`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":  # also what keeps a form on another site's page from sending one
         raise HTTPException(415, "The body must be JSON", headers={"Accept-Post": "application/json"})
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > max_bytes:
-            raise HTTPException(413, f"The body is larger than {max_bytes} bytes", headers={"Connection": "close"})
+    raw, looked_at = bytearray(), 0
+    try:
+        async with asyncio.timeout(slow_seconds) as limit:
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > max_bytes:
+                    text = f"The body is larger than {max_bytes} bytes"
+                    raise HTTPException(413, text, headers={"Connection": "close"})
+                if len(raw) - looked_at >= SLOW_BYTES:
+                    looked_at = len(raw)
+                    limit.reschedule(asyncio.get_running_loop().time() + slow_seconds)
+    except TimeoutError:
+        raise HTTPException(408, "The body did not come", headers={"Connection": "close"}) from None
     try:
         return JobEventBody.model_validate(parse_json(bytes(raw)))
     except CodecError as error:

@@ -66,6 +66,11 @@ class SocketForm(Form):
         head = messages.event_head(event_type, is_job=self.is_job)
         return None if head is None else b"".join((head, payload, self.middle, tail))
 
+    def around(self, event_type: str) -> tuple[bytes, bytes] | None:
+        """What stands before the payload, and between it and the `tail`, in `next_event`."""
+        head = messages.event_head(event_type, is_job=self.is_job)
+        return None if head is None else (head, self.middle)
+
     def shortened(self, event: TapeEvent) -> bytes | None:
         push = messages.event_push(event, self.channel, is_job=self.is_job)
         return None if push is None else push[:-1] + _TRUNCATED

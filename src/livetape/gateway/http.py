@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -33,6 +34,9 @@ NO_LAST: Final = (
 )
 MAX_NUMBER: Final = 2**63 - 1
 
+RETRY_AFTER_S: Final = 30
+"""Told to whom there is no room for."""
+
 
 class TapeResponses:
     """The HTTP side of the gateway. Whether the caller may read the tape has been checked before."""
@@ -46,9 +50,11 @@ class TapeResponses:
         clock: Clock,
         *,
         is_revoked: Callable[[Principal], bool] = lambda reader: False,
+        one_user: bool = False,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`is_revoked` tells of whom this process has heard that its token holds no longer."""
+        """`is_revoked` tells of whom this process has heard that its token holds no longer. `one_user`: everybody is
+        the same one, and may have as many streams as there may be."""
         self._log = log
         self._bus = bus
         self._subscriptions = subscriptions
@@ -56,6 +62,8 @@ class TapeResponses:
         self._clock = clock
         self._sleep = sleep
         self._is_revoked = is_revoked
+        self._one_user = one_user
+        self._of_user: Counter[str] = Counter()
         self._streams: dict[EventStream | FollowedStream, tuple[Principal | None, Subject]] = {}
         self._ending = False
 
@@ -74,6 +82,8 @@ class TapeResponses:
 
         Raises:
             ClosedError: the server stops, no new stream is begun.
+
+        The answer itself may raise HTTPException (429, 503): its user, or this process, has as many streams as it may.
         """
         accept = request.headers.get("accept", "").lower()
         for media_type in (SSE_TYPE, LINES_TYPE):
@@ -108,9 +118,7 @@ class TapeResponses:
         subject = Subject.of_tape(tape.name)
 
         def started(stream: EventStream | FollowedStream) -> None:
-            self._streams[stream] = (reader, subject)
-            if reader is not None and self._is_revoked(reader):  # meanwhile
-                stream.end()
+            self._begin(stream, reader, subject)
 
         options: dict[str, Any] = {
             "media_type": media_type,
@@ -118,11 +126,33 @@ class TapeResponses:
             "retry_ms": random.randint(1000, 3000),  # noqa: S311 - so that not all come back at once
             "lifetime": Lifetime(until, self._options.expiry_grace_seconds, self._clock, self._sleep),
             "on_start": started,
-            "on_end": lambda stream: self._streams.pop(stream, None),
+            "on_end": self._end,
         }
         if tape.mixed:
             return await self._followed(tape, since, options)
         return EventStream(subject, tape, since, subscriptions=self._subscriptions, **options)
+
+    def _begin(self, stream: EventStream | FollowedStream, reader: Principal | None, subject: Subject) -> None:
+        """Not sooner than it is sent: an answer that never is holds nothing."""
+        limit = self._options.max_streams_per_user
+        if reader is not None and not self._one_user and self._of_user[reader.user_id] >= limit:
+            text = f"At most {limit} event streams of one user"
+            raise HTTPException(429, text, headers={"Retry-After": str(RETRY_AFTER_S)})
+        if len(self._streams) >= self._options.max_streams:
+            text = "There are as many event streams as this server serves"
+            raise HTTPException(503, text, headers={"Retry-After": str(RETRY_AFTER_S)})
+        self._streams[stream] = (reader, subject)
+        if reader is not None:
+            self._of_user[reader.user_id] += 1
+        if self._ending or (reader is not None and self._is_revoked(reader)):  # meanwhile
+            stream.end()
+
+    def _end(self, stream: EventStream | FollowedStream) -> None:
+        reader, _ = self._streams.pop(stream, (None, None))
+        if reader is not None:
+            self._of_user[reader.user_id] -= 1
+            if not self._of_user[reader.user_id]:
+                del self._of_user[reader.user_id]
 
     async def _followed(self, tape: Tape, since: Since, options: dict[str, Any]) -> FollowedStream:
         """Numbers that do not join on cannot be counted back."""
@@ -185,8 +215,9 @@ def _since(request: Request) -> Since:
 
 def _position(text: str) -> SincePosition:
     position = Position.parse(text)
-    if position.offset > MAX_NUMBER or len(position.epoch) > 64:
-        raise PositionLostError
+    epoch = position.epoch
+    if position.offset > MAX_NUMBER or len(epoch) > 64 or not (epoch.isascii() and epoch.isprintable()):
+        raise PositionLostError  # it would stand in a header of the answer
     return SincePosition(epoch=position.epoch, offset=position.offset)
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from livetape.events.channel import is_pattern, wider_pattern
 from livetape.events.codec import Envelope
 from livetape.events.recovery import REPLACEMENT, Tail
 from livetape.events.tape_event import TapeEvent
+from livetape.gateway.express_topic import ExpressTopic
 from livetape.gateway.fan_out import FanOut, Later, Tally
 from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic, TopicKey
 
 MAX_REMEMBERED_CHANNELS: Final = 50_000
+
+MAX_OWN_PATTERNS: Final = 8
+"""So many topics within the channels of one user listen by patterns of their own. A server compares every message of
+everybody with every pattern, and a client may name as many ids as it likes that nobody knows: what is more shares one.
+"""
+
 GRAPH_UPDATE: Final = "graph_execution_update"
 
 
@@ -32,12 +41,15 @@ class Hub:
         self._max_event_bytes = max_event_bytes
         self.tally = Tally()
         self._fan_out = FanOut(self.tally, later=later)
-        self._topics: dict[TopicKey, Topic] = {}
-        self._routes: dict[str, list[Topic]] = {}
-        self._sole: dict[str, Topic | None] = {}  # of each channel that was asked for; None: not just one
+        self._topics: dict[TopicKey, ExpressTopic] = {}
+        self._routes: dict[str, list[ExpressTopic]] = {}
+        self._patterned: Counter[str] = Counter()  # topics with a pattern of their own, by the wider one
+        self._sole: dict[str, ExpressTopic | None] = {}  # of each channel that was asked for; None: not just one
+        self.lanes: dict[bytes, Callable[[bytes], bool]] = {}
+        """`express`, already looked up, for channels (as UTF-8) of which there have been messages."""
         self._listeners: dict[str, set[Callable[[Push], bool]]] = {}
 
-    def topics(self) -> list[Topic]:
+    def topics(self) -> list[ExpressTopic]:
         """All of them, as a copy."""
         return list(self._topics.values())
 
@@ -51,11 +63,11 @@ class Hub:
         topic = self._topics.get(key)
         return None if topic is None or topic.denied else topic
 
-    def hold(self, key: TopicKey, pattern: str) -> Topic:
+    def hold(self, key: TopicKey, pattern: str) -> ExpressTopic:
         """The topic of this key, made when there is none that can still be watched. To be given back with `release`."""
         topic = self._topics.get(key)
         if topic is None or topic.denied:
-            topic = self._topics[key] = Topic(
+            topic = self._topics[key] = ExpressTopic(
                 key,
                 pattern,
                 # A tape with an owner was checked before; a channel may itself say whose its events are.
@@ -64,8 +76,9 @@ class Hub:
                 max_event_bytes=self._max_event_bytes,
                 fan_out=self._fan_out,
             )
+            topic.listens_to = self._listen_to(pattern)
             self._routes.setdefault(pattern, []).append(topic)
-            self._sole.clear()
+            self._forget_sole()
         topic.references += 1
         return topic
 
@@ -78,7 +91,8 @@ class Hub:
         if self._topics.get(topic.key) is topic:  # or another has taken the place of one that was denied
             del self._topics[topic.key]
         routes.remove(topic)
-        self._sole.clear()
+        self._forget_pattern(topic.listens_to)
+        self._forget_sole()
         if not routes:
             del self._routes[topic.pattern]
         return True
@@ -91,12 +105,14 @@ class Hub:
         except KeyError:
             topics = self.routed(channel)
             is_sole = len(topics) == 1 and topics[0].subject.kind is not Kind.GRAPH
+            if len(self._sole) >= MAX_REMEMBERED_CHANNELS:
+                self._forget_sole()
             topic = self._sole[channel] = topics[0] if is_sole else None
-            if len(self._sole) > MAX_REMEMBERED_CHANNELS:
-                self._sole.clear()
+            if topic is not None:
+                self.lanes[channel.encode()] = topic.express
         return topic is not None and topic.express(data)
 
-    def dispatch(self, channel: str, envelope: Envelope) -> list[Topic]:
+    def dispatch(self, channel: str, envelope: Envelope) -> Sequence[Topic]:
         """Hand a message of the bus to whom it concerns; returns the topics whose log has to be read."""
         if envelope.event_type == REPLACEMENT and envelope.offset is None:
             topics = self.routed(channel)
@@ -109,13 +125,38 @@ class Hub:
             if (event := event_for(topic.subject.kind, envelope)) is not None and topic.offer(event)
         ]
 
+    def hand_lanes(self) -> None:
+        """Hand over what `express` took, as far as that is ready: before anything else that came with it."""
+        self._fan_out.hand_lanes()
+
     def flush(self) -> None:
         """Hand over what waits: to be called when all messages that came together have been dispatched."""
+        self._fan_out.hand_lanes()
         self._fan_out.flush()
 
-    def routed(self, channel: str) -> list[Topic]:
+    def routed(self, channel: str) -> list[ExpressTopic]:
         """The topics that a message on this channel concerns."""
         return [topic for name in candidates(channel) for topic in self._routes.get(name, ())]
+
+    def _listen_to(self, pattern: str) -> str:
+        """This, or while there are many of that user all that is its."""
+        if not is_pattern(pattern) or (wider := wider_pattern(pattern)) == pattern:
+            return pattern
+        if self._patterned[wider] >= MAX_OWN_PATTERNS:
+            return wider
+        self._patterned[wider] += 1
+        return pattern
+
+    def _forget_pattern(self, listened_to: str) -> None:
+        """The twin of `_listen_to`."""
+        if is_pattern(listened_to) and (wider := wider_pattern(listened_to)) != listened_to:
+            self._patterned[wider] -= 1
+            if not self._patterned[wider]:
+                del self._patterned[wider]
+
+    def _forget_sole(self) -> None:
+        self._sole.clear()
+        self.lanes.clear()
 
     # ---- what goes to every socket of a user -----------------------------------------------------------------------
 

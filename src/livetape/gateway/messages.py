@@ -335,9 +335,11 @@ def _epoch(epoch: str | None) -> bytes:
     return to_json(epoch)
 
 
-def epoch_tail(epoch: str) -> bytes:
-    """How the envelope of a durable event ends after its offset, when it is not the last one; its push does, too."""
-    return b',"epoch":%b}' % _epoch(epoch)
+@lru_cache(maxsize=4096)
+def position_format(epoch: str) -> bytes:
+    """How the envelope of a durable event ends, when it is not the last one, with `%d` for its offset; its push ends
+    so, too."""
+    return b',"offset":%%d,"epoch":%b}' % _epoch(epoch).replace(b"%", b"%%")
 
 
 def event_head(event_type: str, *, is_job: bool) -> bytes | None:

@@ -159,7 +159,7 @@ class MountedGateway(JobEvents):
             tape = await self._visible(Subject(Kind.EXECUTION, graph_exec_id), principal, otherwise)
             if tape.graph_id != graph_id:
                 raise NotFoundError(otherwise)
-            return await self.respond(request, tape, until=principal.expires_at)
+            return await self.respond(request, tape, until=principal.expires_at, reader=principal)
 
         return router
 

@@ -18,6 +18,10 @@ class GatewayOptions(BaseModel):
     max_channels: int = Field(1_024, ge=1, description="Live subscriptions of one socket; finished ones do not count.")
     max_sockets_per_user: int = Field(20, ge=1, description="Sockets of one user in one process; not with auth off.")
     max_sockets: int = Field(20_000, ge=1, description="Sockets of one process.")
+    max_streams_per_user: int = Field(
+        100, ge=1, description="Event streams of one user in one process; not with auth off."
+    )
+    max_streams: int = Field(5_000, ge=1, description="Event streams of one process.")
     refuse_delay_min_seconds: float = Field(1.0, ge=0, description="A refused connection is answered no sooner.")
     refuse_delay_max_seconds: float = Field(5.0, ge=0, description="A refused connection is answered no later.")
     outbox_max_bytes: int = Field(8 * 1024 * 1024, ge=1, description="Bytes that may wait for one slow client.")

@@ -36,6 +36,7 @@ _TITLES: Final = {
     403: ("not_authorized", "Not allowed"),
     404: ("not_found", "Not found"),
     405: ("method_not_allowed", "Method not allowed"),
+    408: ("timeout", "Request timed out"),
     413: ("too_large", "Request too large"),
     415: ("unsupported_media_type", "Unsupported content type"),
     422: ("invalid_request", "Invalid request"),
@@ -69,7 +70,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
             headers["Retry-After"] = str(max(1, round(after))) if isinstance(after, int | float) else "1"
     else:
         raise error
-    if status >= 500:
+    if status >= 500 and not isinstance(error, HTTPException):  # those are meant, and may be many
         logger.warning("%s: %s", code, error, extra={"action": "http_failed", "instance": instance})
         detail = (type(error).__doc__ or "").strip().partition("\n")[0] if status == 503 else "Internal error"
     body: dict[str, Any] = {

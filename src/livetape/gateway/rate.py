@@ -16,6 +16,12 @@ class TokenBucket:
         self._time = now
         self.limited_since: float | None = None
 
+    def spare(self, now: float) -> bool:
+        """Take one token if there is one."""
+        tokens = min(self._burst, self._tokens + max(0.0, now - self._time) * self._rate)
+        self._time, self._tokens = now, tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
+
     def take(self, now: float) -> float:
         """Take one token; returns how many seconds to wait before going on."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._time) * self._rate) - 1

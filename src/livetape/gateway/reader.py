@@ -18,10 +18,11 @@ from livetape.gateway.access import Access, AccessCheck, OwnerAccess
 from livetape.gateway.asked import Doubt
 from livetape.gateway.chunks import Chunk, ChunkCache
 from livetape.gateway.flights import Flights
+from livetape.gateway.marks import MARKS
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.shortening import Shortening
 from livetape.gateway.subjects import Kind, Subject
-from livetape.gateway.topic import MARKS, Topic
+from livetape.gateway.topic import Topic
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
@@ -125,6 +126,14 @@ class TapeReader:
             pace.weigh(chunk.average)
         return chunk, more
 
+    def recall(self, subject: Subject, position: Position, pace: Pace) -> Chunk | None:
+        """The next chunk after a position of a tape that is not mixed, if it was read a moment ago: as `read`, but
+        nobody is asked."""
+        chunk = self._chunks.get((subject, position, pace.limit, False))
+        if chunk is not None:
+            pace.weigh(chunk.average)
+        return chunk
+
     async def _read(self, subject: Subject, position: Position, limit: int, *, mixed: bool, keep: bool = True) -> Chunk:
         era = self._chunks.era
         async with self._turns:
@@ -143,6 +152,10 @@ class TapeReader:
     def forget(self, subject: Subject) -> None:
         """What was read of this tape a moment ago may not be what the log has."""
         self._chunks.forget(subject.tape)
+
+    def forget_all(self) -> None:
+        """As `forget`, of every tape."""
+        self._chunks.clear()
 
     def tidy(self) -> None:
         """Give back memory that is not needed any more. To be called now and then."""

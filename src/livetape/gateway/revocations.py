@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 from collections import OrderedDict
@@ -175,12 +174,11 @@ class Revocations:
         return event is not None and event.affects(principal)
 
     async def _ask(self, principal: Principal) -> bool:
-        user = self._ephemeral.get(_user_name(principal.user_id))
-        if principal.token_id is None:
-            before, token = await user, None
-        else:
-            before, token = await asyncio.gather(user, self._ephemeral.get(_token_name(principal.token_id)))
-        if token is not None:
+        names = [_user_name(principal.user_id)]
+        if principal.token_id is not None:
+            names.append(_token_name(principal.token_id))
+        before, *token = await self._ephemeral.get_all(names)
+        if any(value is not None for value in token):
             return True
         if before is None:
             return False

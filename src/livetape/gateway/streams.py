@@ -29,7 +29,7 @@ class TapeStreams:
     """One per process. `run` for as long as it serves. It opens and closes nothing of what it is given.
 
     However many watch a tape, its events come from the bus once and its bytes are made once. A gateway adds sockets
-    to it by `hub`, `broadcaster` and `subscriptions`.
+    to it by `hub`, `broadcaster` and `subscriptions`. `one_user`: nobody is asked who he is.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class TapeStreams:
         *,
         check: AccessCheck | None = None,
         is_revoked: Callable[[Principal], bool] = lambda reader: False,
+        one_user: bool = False,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
         clock: Clock | None = None,
@@ -69,7 +70,7 @@ class TapeStreams:
             self.hub, self.broadcaster, reader, options, metrics, clock, check=check, sleep=sleep
         )
         self._responses = TapeResponses(
-            log, bus, self.subscriptions, options, clock, is_revoked=is_revoked, sleep=sleep
+            log, bus, self.subscriptions, options, clock, is_revoked=is_revoked, one_user=one_user, sleep=sleep
         )
 
     def _later(self, work: Callable[[], None]) -> None:
@@ -131,9 +132,11 @@ class TapeStreams:
         """The events of a tape as the request asks: JSON page, `text/event-stream` or `application/x-ndjson`.
 
         The caller has checked that the tape may be read. `until`: when the reader's token expires; a stream ends
-        `expiry_grace_seconds` later. `reader`: whose stream it is, for `end_of`.
+        `expiry_grace_seconds` later. `reader`: whose stream it is, for `end_of` and `max_streams_per_user`.
 
         Raises:
             ClosedError: the server stops, no new stream is begun.
+
+        The answer itself may raise HTTPException (429, 503): its user, or this process, has as many streams as it may.
         """
         return await self._responses.respond(request, tape, until=until, reader=reader)

@@ -15,18 +15,22 @@ from livetape.events.recovery import Gap, Item, merge, rising
 from livetape.events.tape_event import TapeEvent
 from livetape.gateway.asked import is_trimmed
 from livetape.gateway.chunks import Chunk
-from livetape.gateway.fan_out import Writer
 from livetape.gateway.forms import Form
+from livetape.gateway.lane import NODE_OUTPUT
+from livetape.gateway.member import Writer
 from livetape.gateway.messages import Push
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
 from livetape.gateway.reader import HEAL_TRIES, Sleep, TapeReader
-from livetape.gateway.topic import NODE_OUTPUT, Topic
+from livetape.gateway.topic import Topic
 from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
 NOTHING: Final = Chunk(())
+
+FIRST_EVENTS: Final = 64
+"""So many events are read before it is known how large they are: mostly all that a client has missed."""
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
 """Starts a task that its owner ends at the latest when the client is gone; None when it is about to go."""
@@ -139,7 +143,7 @@ class Subscription:
         self._safe = start
         if not self._go_live(start, announce=announce):
             self._metrics.count("gateway_replays_total", kind=self.topic.subject.kind.value)
-            self._replay_from(start, announce=announce)
+            self._replay_from(start, announce=announce, at_once=True)
 
     def close(self) -> None:
         """The client wants no more of it, or is gone."""
@@ -203,29 +207,65 @@ class Subscription:
 
     # ---- replay ----------------------------------------------------------------------------------------------------
 
-    def _replay_from(self, position: Position, *, announce: bool) -> None:
+    def _replay_from(self, position: Position, *, announce: bool, at_once: bool = False) -> None:
+        """`at_once`: send what was read for others a moment ago before this returns; often that is all."""
         if not self._closed:
             self._place, self._cut, self._mark = position, None, None
             self.topic.start_reading(self)  # at once: from here on it is told when the tape is not what it was
-            self._replaying = self._client.spawn(self._replay(position, announce))
+            options = self._options
+            pace = Pace(options.replay_chunk_events, options.replay_chunk_bytes, first=FIRST_EVENTS)
+            if not (at_once and self._sent_from_memory(announce, pace)):
+                self._replaying = self._client.spawn(self._replay(announce, pace))
 
-    async def _replay(self, position: Position, announce: bool) -> None:
+    def _sent_from_memory(self, announce: bool, pace: Pace) -> bool:
+        """Go as far as what is in memory reaches. Whether that is all; else `_place` says how far it went."""
         try:
-            await self._catch_up(position, announce)
+            is_all = self._catch_up_at_once(announce, pace)
+        except Exception:
+            self._failed()
+            is_all = True
+        if is_all:
+            self.topic.stop_reading(self)
+        return is_all
+
+    def _catch_up_at_once(self, announce: bool, pace: Pace) -> bool:
+        topic = self.topic
+        while self._place is not None and self._client.outbox.has_room:
+            position = self._place
+            if self._cut is not None or position.epoch != topic.position.epoch or topic.mixed or not topic.readable:
+                return False
+            if self._go_live(position, announce=announce):
+                return True
+            chunk = None if self._is_contradicted(position) else self._reader.recall(topic.subject, position, pace)
+            if chunk is None:
+                return False
+            self._place = self._forward_all(chunk, position, mixed=False)
+            if self._place == position:
+                return False
+        return False
+
+    def _failed(self) -> None:
+        logger.exception("a replay failed", extra={"action": "replay_failed", "tape": self.topic.subject.tape})
+        self._client.broken()
+
+    async def _replay(self, announce: bool, pace: Pace) -> None:
+        try:
+            await self._catch_up(announce, pace)
         except TimeoutError:
             self._client.too_slow()
         except Exception:
-            logger.exception("a replay failed", extra={"action": "replay_failed", "tape": self.topic.subject.tape})
-            self._client.broken()
+            self._failed()
         finally:
             self.topic.stop_reading(self)
 
-    async def _catch_up(self, position: Position, announce: bool) -> None:
-        pace = Pace(self._options.replay_chunk_events, self._options.replay_chunk_bytes)
+    async def _catch_up(self, announce: bool, pace: Pace) -> None:
         topic, backoff = self.topic, Backoff(first=0.01)
+        assert self._place is not None
+        position = self._place
         while True:
-            async with asyncio.timeout(self._options.slow_seconds):
-                await self._client.outbox.room()
+            if not self._client.outbox.has_room:
+                async with asyncio.timeout(self._options.slow_seconds):
+                    await self._client.outbox.room()
             position = self._place = self._on_the_tape(position)
             if self._go_live(position, announce=announce):
                 return

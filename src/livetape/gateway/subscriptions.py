@@ -20,6 +20,7 @@ from livetape.gateway.hub import Hub
 from livetape.gateway.messages import Push, Since, SinceLast, SincePosition, SinceSeconds
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.reader import Sleep, TapeReader
+from livetape.gateway.recent import RecentTapes
 from livetape.gateway.session import Subscribed
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscription import Client, Subscription
@@ -74,6 +75,7 @@ class Subscriptions:
         self._metrics = metrics
         self._clock = clock
         self._sleep = sleep
+        self._recent = RecentTapes(clock.monotonic)
 
     async def open(
         self, subject: Subject, principal: Principal, since: Since | None, *, strict: bool = False
@@ -84,8 +86,10 @@ class Subscriptions:
             NotFoundError: `strict`, and there is no such tape that it may see.
             LogUnavailableError: the owner cannot be looked up.
         """
+        tape = self._recall(subject, since)
         while True:
-            tape = await self._find(subject)
+            if tape is None:
+                tape = await self._find(subject)
             access = self._check(principal, subject, tape)
             if access is not Access.GRANTED and strict:
                 raise NotFoundError
@@ -98,6 +102,7 @@ class Subscriptions:
                 opening = await self._open(subject, tape, since)
             if opening is not None:
                 return replace(opening, may_stay=lambda tape: self._check(principal, subject, tape) is Access.GRANTED)
+            tape = None
 
     async def open_tape(self, subject: Subject, tape: Tape, since: Since | None) -> Opening:
         """For whoever may see this tape.
@@ -154,10 +159,29 @@ class Subscriptions:
         if topic is None or not topic.begun:
             return await self._reader.describe(subject)
         before = topic.turn, topic.mixed
+        self._recent.forget(subject)
+        asked_at = self._clock.monotonic()
         tape = await self._reader.look(topic)
         if (topic.turn, topic.mixed) != before:
             self._broadcaster.heal(topic)
+        elif tape is not None:
+            self._recent.put(subject, tape, asked_at)
         return tape
+
+    def _recall(self, subject: Subject, since: Since | None) -> Tape | None:
+        """The tape as it was a moment ago, where that says as much as asking again: it is watched already, and whoever
+        comes goes on from a position that those who watch it have passed."""
+        topic = self._hub.topic(TopicKey(subject))
+        if topic is None or not isinstance(since, SincePosition):
+            return None
+        if not (topic.begun and topic.readable) or topic.mixed or topic.denied or topic.ahead is not None:
+            return None
+        if topic.stale or topic.repairing:  # what is known of it is in doubt
+            return None
+        tape, there = self._recent.get(subject), topic.position
+        if tape is None or tape.owner != topic.owner or not (since.epoch == tape.epoch == there.epoch):
+            return None
+        return tape if tape.first_offset - 1 <= since.offset <= there.offset else None
 
     async def _open(self, subject: Subject, tape: Tape, since: Since | None) -> Opening | None:
         """Of a tape that may be seen. None when it is not any more what it was: look at it again."""
@@ -243,7 +267,7 @@ class Subscriptions:
     async def _hold(self, key: TopicKey, pattern: str) -> Topic:
         topic = self._hub.hold(key, pattern)
         try:
-            await self._broadcaster.acquire(topic.pattern)
+            await self._broadcaster.acquire(topic.listens_to)
         except BaseException:
             self._hub.release(topic)
             raise
@@ -251,7 +275,7 @@ class Subscriptions:
 
     def _release(self, topic: Topic) -> None:
         self._hub.release(topic)
-        self._broadcaster.release(topic.pattern)
+        self._broadcaster.release(topic.listens_to)
 
     def _begin_topic(self, topic: Topic, tape: Tape) -> None:
         if not topic.begun and topic.begin(tape.position, final=tape.final, mixed=tape.mixed, tape=tape):

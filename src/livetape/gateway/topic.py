@@ -18,36 +18,22 @@ The log is the truth, and it is written before an event is pushed (wire contract
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from livetape.auth import Principal
 from livetape.events.log import Position, Tape
 from livetape.events.recovery import REPLACEMENT, Gap, Item, Tail
 from livetape.events.tape_event import TapeEvent
 from livetape.gateway.asked import Asked, Doubt, is_trimmed
-from livetape.gateway.fan_out import FanOut, Group, Member
+from livetape.gateway.fan_out import FanOut, Group
 from livetape.gateway.forms import Form
 from livetape.gateway.held import Held
-from livetape.gateway.messages import Push, epoch_tail
+from livetape.gateway.lane import NODE_OUTPUT
+from livetape.gateway.marks import MARKS, Marks
+from livetape.gateway.member import Member
+from livetape.gateway.messages import Push, position_format
 from livetape.gateway.subjects import Kind, Subject
-
-NODE_OUTPUT: Final = "node_output_update"
-
-EXPRESS_TYPES: Final = {
-    name.encode(): name for name in ("graph_execution_update", "node_execution_update", NODE_OUTPUT)
-} | {name.encode(): name for name in ("task_started", "task_progress", "outline_generated", "document_generated")}
-"""Types of events that are not the last of their tape and stand for nothing else."""
-
-_PREFIX: Final = b'{"payload":'
-_HEAD: Final = b'{"payload":{"event_type":"'
-_PREFIX_BYTES: Final = len(_PREFIX)
-_HEAD_BYTES: Final = len(_HEAD)
-
-MARKS: Final = 16
-"""Of so many events it is remembered what they were, to be compared with the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +49,10 @@ class Topic:
     """One tape, live."""
 
     __slots__ = (
-        "_doubt", "_epoch", "_fan_out", "_heard_to", "_held", "_marked", "_marks", "_max_event_bytes", "_offset",
-        "_position", "_readers", "_replays", "_seen", "_tail_end", "ahead", "begun", "bound", "denied", "final",
-        "groups", "heard", "key", "mixed", "owner", "pattern", "proven", "readable", "references", "repairing",
-        "stale", "tail", "turn",
+        "_doubt", "_epoch", "_fan_out", "_heard_to", "_held", "_marks", "_max_event_bytes", "_offset",
+        "_position", "_readers", "_replays", "_seen", "_tail", "ahead", "begun", "bound", "denied", "final",
+        "groups", "heard", "key", "listens_to", "mixed", "owner", "pattern", "proven", "readable", "references",
+        "repairing", "stale", "tail", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -74,10 +60,14 @@ class Topic:
     ) -> None:
         self.key = key
         self.pattern = pattern
+        self.listens_to = pattern
+        """What the bus is asked for: at least all that matches `pattern`."""
         self.groups: dict[Form, Group] = {}
         self.tail = tail
+        self._marks = Marks()
         self._position: Position | None = None
-        self.position = Position("", 0)
+        self._epoch, self._offset = "", 0
+        self._tail = position_format("")
         self.begun = False
         """Whether `position` is known."""
         self.proven = proven
@@ -110,8 +100,6 @@ class Topic:
         self._seen = 0
         self._heard_to = 0
         self._doubt: Doubt | None = None
-        self._marks = array("q", bytes(8 * MARKS))
-        self._marked = 0
         self._max_event_bytes = max_event_bytes
         self._fan_out = fan_out
 
@@ -126,12 +114,6 @@ class Topic:
             position = self._position = Position(self._epoch, self._offset)
         return position
 
-    @position.setter
-    def position(self, position: Position) -> None:
-        self._position = position
-        self._epoch, self._offset = position.epoch, position.offset
-        self._tail_end = epoch_tail(position.epoch)
-
     @property
     def subject(self) -> Subject:
         """What it is about."""
@@ -144,9 +126,11 @@ class Topic:
         self.begun = True
         if tape is not None:
             self.bound, self.owner = True, tape.owner
-        self.position = position
+        self._place(position.epoch, position.offset)
+        self._marks.restart(position.offset)
         self.final = final
         self.mixed = mixed
+        self._close_lane()
         kept = list(self.tail)
         self.tail.clear()
         return sum(self.offer(event) for event in kept) > 0 or self.stale or mixed
@@ -188,47 +172,6 @@ class Topic:
         self._heard_to = event.offset
         return self.ahead is not None
 
-    def express(self, data: bytes) -> bool:
-        """A message of the bus as it came. True: it was the very next event, in our own form, and is handed over;
-        False: it has to be taken apart (`offer`).
-
-        The end of the message tells it, so nothing is parsed: a quote inside a JSON string is escaped.
-        """
-        if (
-            not self.begun
-            or not self.proven
-            or self.denied
-            or self.mixed
-            or self.ahead is not None
-            or self._readers
-            or self._replays
-            or len(data) > self._max_event_bytes
-        ):
-            return False
-        before = self._offset
-        offset = before + 1
-        tail = b',"offset":%d%b' % (offset, self._tail_end)
-        if not data.endswith(tail) or not data.startswith(_HEAD):
-            return False
-        event_type = EXPRESS_TYPES.get(data[_HEAD_BYTES : data.find(b'"', _HEAD_BYTES)])
-        if event_type is None:
-            return False
-        payload = data[_PREFIX_BYTES : -len(tail)]
-        if self._marked < MARKS:
-            self._marked += 1
-        self._marks[offset % MARKS] = hash(payload)
-        epoch = self._epoch
-        self._heard_to = self._offset = offset
-        self._position = None
-        is_output = event_type == NODE_OUTPUT
-        for group in tuple(self.groups.values()):
-            if is_output and not group.each:
-                continue
-            body = group.form.next_event(event_type, payload, offset, epoch, tail)
-            if body is not None:
-                self._fan_out.put(group, Push(body), (epoch, before), only_each=is_output)
-        return True
-
     def settle(self, heard: int) -> None:
         """The log has told whether the tape is mixed, after the first `heard` events without a position had come.
 
@@ -249,9 +192,10 @@ class Topic:
         if event.epoch != before.epoch:
             self._turn_to(before)
             self._seen = 0
-        self._marked = min(self._marked + 1, MARKS) if event.offset == before.offset + 1 else 1
-        self._marks[event.offset % MARKS] = hash(event.payload)
-        self.position = Position(event.epoch or "", event.offset)
+        if event.offset != before.offset + 1:
+            self._marks.restart(event.offset - 1)
+        self._marks.numbers[event.offset % MARKS] = hash(event.payload)
+        self._place(event.epoch or "", event.offset)
         self.final = self.final or event.final
         self._deliver(event, before)
 
@@ -267,8 +211,9 @@ class Topic:
         """Tell everybody that events are gone."""
         before = self.position
         if gap.last is not None:
-            self.position = Position(before.epoch, gap.last)
-            self._marked = 0
+            self._place(before.epoch, gap.last)
+            self._marks.restart(gap.last)
+        self._close_lane()
         for group in tuple(self.groups.values()):
             # Who has no room for this reads the log later, finds the same gap there, and is told then.
             self._fan_out.put(
@@ -286,6 +231,7 @@ class Topic:
 
     def rewind(self, end: int) -> None:
         """The log has lost its end, and ends here (or has gone on from here): go on from there. Everybody is told."""
+        self._close_lane()
         for group in tuple(self.groups.values()):
             self._fan_out.finish(group)  # so that who has no room stands on this side of it or on the other
         self.lose_unknown()
@@ -298,11 +244,13 @@ class Topic:
 
     def run_ahead(self, end: int) -> None:
         """The log ends here and says nothing about what is live beyond that, which is handed over next."""
+        self._close_lane()
         self.ahead = end
         self.turn += 1
 
     def too_large(self, offset: int | None = None, epoch: str | None = None) -> None:
         """Tell everybody that an event was too large to be carried."""
+        self._close_lane()
         for group in tuple(self.groups.values()):
             self._fan_out.put(group, Push(group.form.too_large(offset, epoch)), None)
 
@@ -346,24 +294,23 @@ class Topic:
         self.proven = self.readable = True
         self.mixed = tape.mixed
         if tape.mixed:
+            self._close_lane()
             self.tail.clear()
             if is_trimmed(tape, self.position):
                 self.lose_unknown()
-                self.position = replace(self.position, offset=tape.first_offset - 1)
+                self._place(self._epoch, tape.first_offset - 1)
         return True
 
     @property
     def marked_after(self) -> int | None:
         """From here to its position the topic can be compared with the log; None: not at all."""
-        if self.denied or self.mixed or self.ahead is not None or not self._marked:
+        if self.denied or self.mixed or self.ahead is not None:
             return None
-        return self.position.offset - self._marked
+        return self._marks.after(self._offset)
 
     def mark(self, offset: int) -> int | None:
         """What the event with this offset was that was handed over, as a number; None: that is not known (any more)."""
-        if self.mixed or not self.position.offset - self._marked < offset <= self.position.offset:
-            return None
-        return self._marks[offset % MARKS]
+        return None if self.mixed else self._marks.of(offset, self._offset)
 
     def compare(self, events: Iterable[TapeEvent]) -> None:
         """The log has these. Where that is not what was handed over, everybody is told, and gets what the log has."""
@@ -406,6 +353,7 @@ class Topic:
         """Go live. False when this is not where the topic stands (None: wherever it stands)."""
         if position is not None and position != self.position:
             return False
+        self._close_lane()
         group = self.groups.get(form)
         if group is None:
             group = self.groups[form] = Group(form, self._drop)
@@ -418,6 +366,7 @@ class Topic:
         """No longer live. Unknown members are ignored."""
         group = self.groups.get(form)
         if group is not None:
+            self._close_lane()
             self._fan_out.leave(group, member)
             if group.is_empty:
                 self.groups.pop(form, None)
@@ -426,10 +375,12 @@ class Topic:
         """Its straight way has come or gone (`Member.writer`)."""
         group = self.groups.get(form)
         if group is not None:
+            self._close_lane()
             self._fan_out.shift(group, member)
 
     def start_reading(self, member: Member | None = None) -> None:
         """Somebody reads the log: keep live events until `stop_reading`. A member that does is told of rewinds."""
+        self._close_lane()
         if member is None:
             self._readers += 1
         else:
@@ -446,6 +397,7 @@ class Topic:
 
     def handed(self, form: Form) -> Position:
         """What the live members of this form have certainly been handed, as far as the log has it."""
+        self._close_lane()
         group = self.groups.get(form)
         before = None if group is None else self._fan_out.before(group)
         position = self.position if before is None else before
@@ -461,6 +413,28 @@ class Topic:
         return None if data is None else Push(data)
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_steady(self) -> bool:
+        """What comes next is handed over, whatever the log says."""
+        return (
+            self.begun
+            and self.proven
+            and not self.denied
+            and not self.mixed
+            and self.ahead is None
+            and not self._readers
+            and not self._replays
+        )
+
+    def _close_lane(self) -> None:
+        """To be called before anything changes that a shorter way of events may go by (who the members are, whether the
+        topic is steady, where it stands), and before anything leaves the long way. Here there is no shorter way."""
+
+    def _place(self, epoch: str, offset: int) -> None:
+        self._position = None
+        self._epoch, self._offset = epoch, offset
+        self._tail = position_format(epoch)
 
     def _is_other(self, event: TapeEvent, mark: int) -> bool:
         """Of what is too large only a part was handed over, which tells nothing."""
@@ -499,17 +473,20 @@ class Topic:
             self.rewind(end if self._doubt is None else min(end, self._doubt.offset - 1))
 
     def _turn_to(self, position: Position) -> None:
-        self.position = position
+        self._close_lane()
+        self._place(position.epoch, position.offset)
+        self._marks.restart(position.offset)
         self.final = False
         self.ahead = self._doubt = None
         self._seen = position.offset
-        self._heard_to = self._marked = 0
+        self._heard_to = 0
         self.turn += 1
 
     def _change_owner(self, tape: Tape) -> bool:
         """What nobody owned has been claimed (some may stay), or the tape was lost and its name taken by another."""
         is_claimed = self.owner is None and tape.epoch == self.position.epoch and not self.subject.channel_proves_owner
         self.turn += 1
+        self._close_lane()
         if not is_claimed:
             self.denied = True
             self.tail.clear()
@@ -523,6 +500,7 @@ class Topic:
         return is_claimed
 
     def _deliver(self, event: TapeEvent, position: Position | None = None) -> None:
+        self._close_lane()
         before = None if position is None else (position.epoch, position.offset)
         is_output = event.event_type == NODE_OUTPUT
         for group in tuple(self.groups.values()):
@@ -534,6 +512,7 @@ class Topic:
 
     def _drop(self, member: Member) -> None:
         """It has no room: it reads the log by itself from now on."""
+        self._close_lane()
         for form, group in tuple(self.groups.items()):
             group.discard(member)
             if group.is_empty:

@@ -12,6 +12,9 @@ from livetape.gateway.messages import Push
 EXTENSION: Final = "livetape.transport"
 """Under this name in `scope["extensions"]` a server offers a transport of its own."""
 
+CUT: Final = "livetape.cut"
+"""Under this name a server offers to end the connection of an HTTP request at once, whatever waits on it."""
+
 
 class TransportClosedError(Exception):
     """The other end is gone."""

@@ -15,15 +15,15 @@ from typing import Any
 from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.adapters.sql.graphs import SqlGraphStore
+from livetape.adapters.sql.memory import SqlMemory
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.relay import SqlTapeRelayStore
-from livetape.adapters.sqlite.ephemeral import SqliteEphemeral
-from livetape.adapters.sqlite.log import SqliteEventLog
 from livetape.auth import DEFAULT_USER_ID
 from livetape.clock import Clock, IdFactory, IdPool, SystemClock
 from livetape.engine.announce import Announcer
 from livetape.engine.block import Block, BlockRegistry
 from livetape.engine.blocks import builtin_blocks, installed_blocks
+from livetape.engine.blocks.options import BlockOptions, ModelOptions, RequestOptions
 from livetape.engine.commands import Commands
 from livetape.engine.divided_log import DividedLog
 from livetape.engine.executor import ExecutorOptions
@@ -32,6 +32,7 @@ from livetape.engine.library import Graphs
 from livetape.engine.outlets import BusOutlet, CopyOutlet, LiveMessages, Outlet
 from livetape.engine.planner import Rules
 from livetape.engine.relay import Relay
+from livetape.engine.reviewing import Reviews
 from livetape.engine.submit import Executions
 from livetape.engine.worker import Worker, WorkerOptions
 from livetape.errors import ConfigError
@@ -39,11 +40,15 @@ from livetape.events.bus import Bus
 from livetape.events.jobs import Jobs
 from livetape.events.log import EventLog
 from livetape.examples import example_files, example_graphs
-from livetape.runtime.folder import lock, make_folders, open_database
+from livetape.runtime.database import open_ports
+from livetape.runtime.folder import lock, make_folders
+from livetape.runtime.hinting import Hinting
 from livetape.runtime.ports import EventPorts, embedded_ports, link_check, redis_ports, shared_ephemeral
+from livetape.runtime.queue_ports import open_queue
 from livetape.runtime.service import service
 from livetape.settings import Settings
 from livetape.store.ephemeral import Ephemeral
+from livetape.store.executions import ClaimLimits
 
 
 @dataclass(slots=True)
@@ -55,16 +60,19 @@ class Engine:
     blocks: BlockRegistry
     graphs: Graphs
     executions: Executions
+    reviews: Reviews
     jobs: Jobs
     store: SqlExecutionStore
     graph_store: SqlGraphStore
     queue: SqlQueue
-    worker: Worker
+    worker: Worker | None
+    """None: executions are run by other processes."""
+
     relay: Relay
     metrics: PrometheusMetrics
     clock: Clock
     failed: asyncio.Future[None]
-    tapes: SqliteEventLog
+    tapes: EventLog
     """The part of `log` that is in the database."""
 
     ephemeral: Ephemeral
@@ -81,8 +89,13 @@ async def open_engine(
     clock: Clock | None = None,
     ids: IdFactory | None = None,
     extra_blocks: tuple[Block[Any], ...] = (),
+    works: bool = True,
+    name: str | None = None,
 ) -> AsyncIterator[Engine]:
-    """The engine on the data folder: store, log, bus, relay and worker, ready.
+    """The engine on the data folder and its database: store, log, bus, relay and worker, ready.
+
+    Without `works` it runs no executions: other processes on the same PostgreSQL do. `name` is what its leases are held
+    under, chosen afresh for each start by default; whoever gives one must do that too.
 
     With a Redis bus it publishes there and copies its tapes. Redis may be away, now or later: executions go on, and
     what they tell goes out when it is back.
@@ -94,24 +107,37 @@ async def open_engine(
     clock, ids = clock or SystemClock(), ids or IdPool()
     async with AsyncExitStack() as stack:
         make_folders(settings)
-        stack.enter_context(lock(settings))
-        database, writer, readers = await open_database(stack, settings)
+        if settings.postgres_url is None:
+            stack.enter_context(lock(settings))
+        ports_of_database = await open_ports(stack, settings, clock)
+        database, tapes, sole = ports_of_database.database, ports_of_database.tapes, ports_of_database.sole
         blocks = load_blocks(settings, extra_blocks)
         metrics = PrometheusMetrics(settings.metrics_namespace)
-        tapes = SqliteEventLog(writer, readers, clock=clock)
-        queue = SqlQueue(database, clock=clock)
+        name = name or process_name()
+        queue = SqlQueue(database, poll_s=ports_of_database.poll_s)
+        stack.push_async_callback(queue.close)
+        notified = ports_of_database.notified
+        queue_ports = open_queue(
+            stack, settings, queue, hints=notified.hints if notified else None, name=name, metrics=metrics
+        )
+        hinting = Hinting(None if sole else queue_ports.hints)
+        stack.push_async_callback(hinting.close)
         distributed = settings.is_distributed
         ports = redis_ports(stack, settings, metrics) if distributed else embedded_ports(stack, tapes)
         relay = Relay(
-            _outlet(ports, tapes, clock, metrics), log=tapes, store=SqlTapeRelayStore(database), metrics=metrics
+            _outlet(ports, tapes, clock, metrics),
+            log=tapes,
+            store=SqlTapeRelayStore(database, owner=None if sole else name),
+            metrics=metrics,
+            shared=not sole,
         )
         log = DividedLog(tapes, ports.log) if distributed else tapes
         announcer = Announcer(ports.log, clock=clock) if distributed else None
-        store = SqlExecutionStore(database, on_commit=relay.offer, ring=queue.ring, clock=clock)
+        store = SqlExecutionStore(database, on_commit=relay.offer, ring=queue.ring, clock=clock, hint=hinting)
         graph_store = SqlGraphStore(database)
         worker = Worker(
-            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            queue=queue,
+            name=name,
+            queue=queue_ports.queue,
             store=store,
             graphs=graph_store,
             blocks=blocks,
@@ -119,13 +145,27 @@ async def open_engine(
             new_id=ids,
             metrics=metrics,
             options=_worker_options(settings),
-            sole=True,
+            sole=sole,
+            memory=SqlMemory(database, clock=clock),
         )
-        await queue.void_takes()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if sole:
+            await queue.void_takes()
+        if notified is not None:
+            notified.ring(queue.ring)
+            await stack.enter_async_context(service(notified.listen(), notified.ready, "notices", failed))
         # The relay first: it finds what an earlier process left before anything new is written.
         await stack.enter_async_context(service(relay.run(), relay.ready, "relay", failed))
-        await stack.enter_async_context(service(worker.run(), worker.ready, "worker", failed))
+        forwarder = queue_ports.forwarder
+        if forwarder is not None:
+            await stack.enter_async_context(service(forwarder.run(), forwarder.ready, "doorbells", failed))
+        if works:
+            hinting.tell_also(worker.hint)
+            if not sole:
+                hears = asyncio.Event()
+                hearing = queue_ports.hints.listen(worker.hint, hears)
+                await stack.enter_async_context(service(hearing, hears, "hints", failed))
+            await stack.enter_async_context(service(worker.run(), worker.ready, "worker", failed))
         executions = Executions(
             store,
             graph_store,
@@ -133,10 +173,12 @@ async def open_engine(
             blocks,
             clock=clock,
             new_id=ids,
-            hint=worker.cancel,
+            hint=hinting,
             announce=announcer.execution if announcer else _unheard,
             relayed=relay.relayed if distributed else None,
             max_input_bytes=settings.engine.max_input_bytes,
+            queue_seconds=settings.engine.queue_seconds,
+            rules=_worker_options(settings).executor.rules,
         )
         commands = Commands(ports.bus, executions, metrics=metrics)
         await stack.enter_async_context(service(commands.run(), commands.ready, "commands", failed))
@@ -148,11 +190,12 @@ async def open_engine(
                 graph_store, blocks, clock=clock, new_id=ids, announce=announcer.graph if announcer else _unheard
             ),
             executions=executions,
+            reviews=Reviews(store),
             jobs=Jobs(ports.recorder, clock=clock),
             store=store,
             graph_store=graph_store,
             queue=queue,
-            worker=worker,
+            worker=worker if works else None,
             relay=relay,
             metrics=metrics,
             clock=clock,
@@ -160,11 +203,13 @@ async def open_engine(
             tapes=tapes,
             ephemeral=shared_ephemeral(stack, settings.ephemeral_url)
             if settings.ephemeral_url
-            else SqliteEphemeral(writer, readers, clock=clock),
+            else ports_of_database.ephemeral,
             shared_log=ports.log if distributed else None,
             checks={
                 "relay": relay.ready.is_set,
-                "worker": lambda: worker.ready.is_set() and not failed.done(),
+                "worker": lambda: (not works or worker.ready.is_set()) and not failed.done(),
+                "queue": queue_ports.is_up,
+                "notices": notified.is_up if notified else _always,
                 "bus": link_check(ports.bus),
             },
         )
@@ -174,6 +219,15 @@ def _outlet(ports: EventPorts, tapes: EventLog, clock: Clock, metrics: Prometheu
     if ports.copier is None:
         return BusOutlet(ports.bus, LiveMessages(tapes))
     return CopyOutlet(ports.copier, ports.log, tapes, ports.bus, clock=clock, metrics=metrics)
+
+
+def process_name() -> str:
+    """A name that no other process has, and no later one will have."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _always() -> bool:
+    return True
 
 
 async def _unheard(*_: object) -> None:
@@ -194,7 +248,25 @@ def load_blocks(settings: Settings, extra: tuple[Block[Any], ...] = ()) -> Block
                 set_by="blocks",
                 fix="correct LIVETAPE_BLOCKS",
             ) from error
-    return BlockRegistry([*builtin_blocks(), *installed_blocks(), *named, *extra])
+    return BlockRegistry([*builtin_blocks(_block_options(settings)), *installed_blocks(), *named, *extra])
+
+
+def _block_options(settings: Settings) -> BlockOptions:
+    requests, model = settings.requests, settings.llm
+    return BlockOptions(
+        RequestOptions(
+            allow=requests.allow,
+            max_bytes=requests.max_bytes,
+            timeout_s=requests.timeout_seconds,
+            max_redirects=requests.max_redirects,
+        ),
+        ModelOptions(
+            base_url=model.base_url,
+            api_key=None if model.api_key is None else model.api_key.get_secret_value(),
+            model=model.model,
+            silence_s=model.silence_seconds,
+        ),
+    )
 
 
 async def install_examples(engine: Engine, settings: Settings) -> None:
@@ -216,6 +288,12 @@ def _worker_options(settings: Settings) -> WorkerOptions:
         lease_s=engine.lease_seconds,
         renew_s=engine.renew_seconds,
         sweep_s=engine.sweep_seconds,
+        max_depth=engine.max_depth,
+        limits=ClaimLimits(
+            per_user=engine.user_concurrency,
+            per_graph=engine.graph_concurrency,
+            run_seconds=engine.execution_seconds,
+        ),
         executor=ExecutorOptions(
             rules=Rules(
                 parallel_nodes=engine.parallel_nodes,
@@ -224,5 +302,6 @@ def _worker_options(settings: Settings) -> WorkerOptions:
             ),
             cancel_grace_s=engine.cancel_grace_seconds,
             files=settings.files_dir.absolute(),
+            safe_mode=engine.safe_mode,
         ),
     )

@@ -15,6 +15,7 @@ from livetape.adapters.sql.database import SqliteDatabase
 from livetape.adapters.sql.migrate import migrate
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
+from livetape.clock import Clock
 from livetape.errors import ConfigError, StoreError
 from livetape.settings import Settings
 
@@ -69,7 +70,9 @@ def _who_holds(settings: Settings, handle: int) -> str:
     return f"process {pid} holds it"
 
 
-async def open_database(stack: AsyncExitStack, settings: Settings) -> tuple[SqliteDatabase, Writer, Readers]:
+async def open_database(
+    stack: AsyncExitStack, settings: Settings, clock: Clock | None = None
+) -> tuple[SqliteDatabase, Writer, Readers]:
     """The database of these settings, brought to this version's form.
 
     Raises:
@@ -82,7 +85,7 @@ async def open_database(stack: AsyncExitStack, settings: Settings) -> tuple[Sqli
         stack.callback(readers.close)
         stack.callback(writer.close)
         await writer.run(_check_file)
-        database = SqliteDatabase(writer, readers)
+        database = SqliteDatabase(writer, readers, clock=clock)
         await database.write(migrate)
     except Exception as error:
         if isinstance(error, StoreError) and error.__cause__ is None:

@@ -23,7 +23,7 @@ from livetape.events.jobs import Jobs
 from livetape.runtime.access import cors, development_user
 from livetape.runtime.error_hook import error_hook
 from livetape.runtime.ports import EventPorts, link_check, missing_log, redis_ports, shared_ephemeral
-from livetape.runtime.server import Server, listen, urls_of, uvicorn_config
+from livetape.runtime.server import Server, SocketsFirst, listen, urls_of, uvicorn_config
 from livetape.runtime.service import service
 from livetape.runtime.sockets import Sockets, open_sockets
 from livetape.runtime.stopping import Stopping, drain_time
@@ -77,7 +77,8 @@ async def serve_gateway(
         begun.set()  # it need not have reached Redis
         await stack.enter_async_context(service(sockets.gateway.run(), begun, "gateway", failed))
         stopping = Stopping(sockets.gateway, drain_time(settings, DRAIN_S))
-        app = _app(settings, ports, sockets, stopping, metrics, clock)
+        api = _app(settings, ports, sockets, stopping, metrics, clock)
+        app = SocketsFirst(api, sockets.gateway.websocket_endpoint)
         server = Server(uvicorn_config(settings, app), stopping.drain)
         await stack.enter_async_context(service(server.run_on(listener), server.ready, "server", failed))
         if on_ready is not None:

@@ -23,7 +23,7 @@ from livetape.runtime.access import cors, development_user
 from livetape.runtime.engine import Engine, install_examples, open_engine
 from livetape.runtime.error_hook import error_hook
 from livetape.runtime.ports import missing_log
-from livetape.runtime.server import Server, listen, urls_of, uvicorn_config
+from livetape.runtime.server import Server, SocketsFirst, listen, urls_of, uvicorn_config
 from livetape.runtime.service import service
 from livetape.runtime.sockets import Sockets, open_sockets
 from livetape.runtime.stopping import Stopping, drain_time
@@ -47,12 +47,17 @@ class ServerInfo:
 
 
 async def serve(
-    settings: Settings, *, on_ready: Callable[[ServerInfo], None] | None = None, drain_seconds: float = UP_DRAIN_S
+    settings: Settings,
+    *,
+    on_ready: Callable[[ServerInfo], None] | None = None,
+    drain_seconds: float = UP_DRAIN_S,
+    works: bool = True,
 ) -> None:
     """Everything in this process, until cancelled; `on_ready` is called when `/readyz` answers 200.
 
     With a Redis bus the process is ready, and `on_ready` called, also while Redis is away: executions go on, and
     `/readyz` says what is down. `drain_seconds` is what a stop may take for sockets, where the settings do not say.
+    Without `works` it runs no executions (see `open_engine`).
 
     Raises:
         OSError: the address cannot be listened on.
@@ -62,7 +67,7 @@ async def serve(
         stack.enter_context(error_hook(settings))
         # The port first: it costs nothing, and is what most often cannot be had.
         listener = stack.enter_context(listen(settings))
-        engine = await stack.enter_async_context(open_engine(settings))
+        engine = await stack.enter_async_context(open_engine(settings, works=works))
         await install_examples(engine, settings)
         sockets = open_sockets(
             settings,
@@ -81,7 +86,8 @@ async def serve(
         engine.checks["gateway"] = gateway.ready.is_set
         stopping = Stopping(gateway, drain_time(settings, drain_seconds))
         engine.checks["running"] = stopping.is_not
-        server = Server(uvicorn_config(settings, _api(settings, engine, sockets)), stopping.drain)
+        app = SocketsFirst(_api(settings, engine, sockets), gateway.websocket_endpoint)
+        server = Server(uvicorn_config(settings, app), stopping.drain)
         await stack.enter_async_context(service(server.run_on(listener), server.ready, "server", engine.failed))
         if on_ready is not None:
             on_ready(await _server_info(settings, engine, listener))
@@ -114,6 +120,8 @@ def _api(settings: Settings, engine: Engine, sockets: Sockets) -> FastAPI:
         ),
         graphs=engine.graphs,
         executions=engine.executions,
+        reviews=engine.reviews,
+        queue=engine.store,
         blocks=engine.blocks,
         log=engine.log,
         jobs=engine.jobs,

@@ -26,14 +26,19 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
     "jwt_verify_key": ("JWT_VERIFY_KEY", "SUPABASE_JWT_SECRET"),
     "jwt_sign_algorithm": ("JWT_SIGN_ALGORITHM",),
     "enable_metrics": ("ENABLE_METRICS",),
+    "llm.base_url": ("OPENAI_BASE_URL",),
+    "llm.api_key": ("OPENAI_API_KEY",),
 }
 """Names of the seed, read when ours are not set."""
 
-SECRET_FIELDS: Final = ("jwt_verify_key", "bus", "log", "ephemeral")
+SECRET_FIELDS: Final = ("jwt_verify_key", "database", "store", "bus", "log", "ephemeral", "queue", "llm.api_key")
 """Fields that may also be given as `<NAME>_FILE`, the path of a mounted secret."""
 
 REDIS_VARIABLES: Final = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")
 """Names of the seed: the Redis of a process that has to have one and was told of none in our names."""
+
+RABBITMQ_VARIABLES: Final = ("RABBITMQ_HOST", "RABBITMQ_PORT", "RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS")
+"""Likewise of RabbitMQ."""
 
 Overrides: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = dict[str, tuple[Any, str]]
@@ -56,12 +61,14 @@ def load_settings(
     config: Path | None = None,
     strict: bool = False,
     redis: bool = False,
+    rabbitmq: bool = False,
 ) -> Loaded:
     """Build the settings: flags (`{field path: value}`, None: not given) > environment > file > defaults.
 
     The file is `config`, else `LIVETAPE_CONFIG`, else `livetape.toml` in `cwd`. `strict` refuses unknown names.
     `redis`: the process has to have a Redis; where no URL is set, `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD` are
-    read.
+    read. `rabbitmq`: it shares its queue with others; where no URL is set, `RABBITMQ_HOST`, `RABBITMQ_PORT`,
+    `RABBITMQ_DEFAULT_USER` and `RABBITMQ_DEFAULT_PASS` are.
 
     Raises:
         ConfigError: with `because`, `set_by` and `fix`.
@@ -74,6 +81,8 @@ def load_settings(
     values.update({path: (value, f"--{path.replace('_', '-')}") for path, value in flags.items() if value is not None})
     if redis and not {"bus", "log"} & values.keys():
         values.update(_seed_redis(environ))
+    if rabbitmq and "queue" not in values:
+        values.update(_seed_rabbitmq(environ))
     if strict and warnings:
         raise ConfigError(warnings[0], because="unknown settings are refused here", fix="remove or correct the name")
     try:
@@ -177,6 +186,16 @@ def _seed_redis(environ: Mapping[str, str]) -> Values:
     host = f"[{host}]" if ":" in host else host or "localhost"
     names = ", ".join(name for name in REDIS_VARIABLES if environ.get(name))
     return {"bus": (f"redis://{login}{host}:{port or 6379}/0", f"{names} in the environment")}
+
+
+def _seed_rabbitmq(environ: Mapping[str, str]) -> Values:
+    host, port, user, password = (environ.get(name, "") for name in RABBITMQ_VARIABLES)
+    if not host and not port:
+        return {}
+    login = f"{quote(user or 'guest', safe='')}:{quote(password or 'guest', safe='')}@"
+    host = f"[{host}]" if ":" in host else host or "localhost"
+    names = ", ".join(name for name in RABBITMQ_VARIABLES if environ.get(name))
+    return {"queue": (f"amqp://{login}{host}:{port or 5672}/", f"{names} in the environment")}
 
 
 def _read_secret(file: Path, variable: str) -> str:

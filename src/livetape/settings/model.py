@@ -24,12 +24,16 @@ REDIS_SCHEMES: tuple[str, ...] = (
     "rediss+cluster",
 )
 
+AMQP_SCHEMES: tuple[str, ...] = ("amqp", "amqps")
+POSTGRES_SCHEMES: tuple[str, ...] = ("postgresql", "postgres")
+
 SCHEMES: dict[str, tuple[str, ...]] = {
     "bus": ("memory", *REDIS_SCHEMES),
     "log": ("sqlite", *REDIS_SCHEMES),
     "ephemeral": ("memory", *REDIS_SCHEMES),
-    "queue": ("sqlite",),
-    "store": ("sqlite",),
+    "queue": ("sqlite", *AMQP_SCHEMES),
+    "database": ("sqlite", *POSTGRES_SCHEMES),
+    "store": ("sqlite", *POSTGRES_SCHEMES),
     "files": ("file",),
 }
 """The adapters that this version has, by port."""
@@ -59,11 +63,19 @@ class GatewaySettings(Section):
     max_channels: Count = Field(1_024, description="Live subscriptions of one socket; finished ones do not count.")
     max_sockets_per_user: Count = Field(20, description="Sockets of one user in one process; not with auth off.")
     max_sockets: Count = Field(20_000, description="Sockets of one process.")
+    max_streams_per_user: Count = Field(
+        100, description="Event streams over HTTP of one user in one process; not with auth off."
+    )
+    max_streams: Count = Field(5_000, description="Event streams over HTTP of one process.")
     refuse_delay_min_seconds: Seconds = Field(1.0, description="A refused connection is answered no sooner.")
     refuse_delay_max_seconds: Seconds = Field(5.0, description="A refused connection is answered no later.")
     outbox_max_bytes: Count = Field(8 * 1024 * 1024, description="Bytes that may wait for one slow socket.")
     outbox_max_messages: Count = Field(4_096, description="Messages that may wait for one slow socket.")
-    slow_seconds: Positive = Field(30.0, description="A socket that stays behind for so long is closed (4008).")
+    slow_seconds: Positive = Field(
+        30.0,
+        description="A socket that stays behind for so long is closed (4008). Over HTTP it is cut off who does not "
+        "take an answer, or does not send a body, for so long.",
+    )
     close_seconds: Positive = Field(5.0, description="A client has so long to take what is left and the close.")
     messages_per_second: Positive = Field(50.0, description="Messages a second that a client may send for long.")
     message_burst: Count = Field(1_000, description="Messages that a client may send at once before it is slowed.")
@@ -121,6 +133,16 @@ class EngineSettings(Section):
     renew_seconds: Positive = Field(5.0, description="A worker renews its leases this often.")
     sweep_seconds: Positive = Field(2.5, description="Expired leases are looked for this often.")
     cancel_grace_seconds: Seconds = Field(10.0, description="A stopped block may go on for so long.")
+    user_concurrency: Count | None = Field(None, description="Executions of one user that run at once; None: any.")
+    graph_concurrency: Count | None = Field(
+        None, description="Executions of one graph of a user that run at once; None: any."
+    )
+    execution_seconds: Positive | None = Field(
+        None, description="An execution may run for so long; waits for timers, graphs and people do not count."
+    )
+    queue_seconds: Positive | None = Field(None, description="An execution may wait for so long to be begun.")
+    max_depth: Count = Field(10, description="Graphs that may run inside each other.")
+    safe_mode: bool = Field(True, description="Blocks that ask people wait for them; without it they go on at once.")
     node_error_policy: Literal["fail", "complete"] = Field(
         "fail", description="Status of an execution with an unhandled node error: FAILED, or COMPLETED."
     )
@@ -130,6 +152,28 @@ class EngineSettings(Section):
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds must be at most half of lease_seconds")
         return self
+
+
+class RequestSettings(Section):
+    """HTTP requests of blocks."""
+
+    allow: tuple[str, ...] = Field(
+        (), description="Hosts, addresses and networks (`10.1.0.0/16`) that blocks may reach beside public addresses."
+    )
+    max_bytes: Count = Field(4 * 1024 * 1024, description="The largest answer that a block takes.")
+    timeout_seconds: Positive = Field(60.0, description="A request of a block takes no longer, redirects included.")
+    max_redirects: int = Field(5, ge=0, le=20, description="Redirects that a request of a block follows.")
+
+
+class ModelSettings(Section):
+    """The language model of blocks."""
+
+    base_url: str | None = Field(
+        None, pattern=r"^https?://", description="Endpoint that speaks OpenAI's chat completions: `https://host/v1`."
+    )
+    api_key: SecretStr | None = Field(None, description="Its key; sent there and nowhere else.")
+    model: str | None = Field(None, description="The model for nodes that name none.")
+    silence_seconds: Positive = Field(60.0, description="The endpoint may say nothing for so long.")
 
 
 class Settings(Section):
@@ -148,8 +192,11 @@ class Settings(Section):
     ephemeral: str | None = Field(
         None, description="URL of tickets and revocations. None: that of a Redis bus, else the database."
     )
-    queue: str | None = Field(None, description="URL of the queue. None: the database in the data folder.")
-    store: str | None = Field(None, description="URL of the store. None: the database in the data folder.")
+    queue: str | None = Field(None, description="URL of the queue: amqp://, or None: the database in the data folder.")
+    database: str | None = Field(
+        None, description="URL of the database: postgresql://, or sqlite:///. None: `livetape.db` in the data folder."
+    )
+    store: str | None = Field(None, description="Another name of `database`.")
     files: str | None = Field(None, description="URL of the file store. None: `files/` in the data folder.")
     enable_auth: bool = Field(
         True, description="Ask for tokens. On a loopback address, callers of this machine without one are `dev`."
@@ -179,13 +226,22 @@ class Settings(Section):
     blocks: tuple[FunctionName, ...] = Field((), description="More blocks: `module:function`, which returns them.")
     gateway: GatewaySettings = Field(GatewaySettings(), description="The WebSocket and SSE gateway.")
     engine: EngineSettings = Field(EngineSettings(), description="Running graphs.")
+    requests: RequestSettings = Field(RequestSettings(), description="HTTP requests of blocks.")
+    llm: ModelSettings = Field(ModelSettings(), description="The language model of blocks.")
 
     @property
     def database_path(self) -> Path:
         """The SQLite file of store, queue and log."""
         log = self.log if self.log and not is_redis(self.log) else None
-        url = self.store or self.queue or log
-        return sqlite_path(url) if url else self.data_dir / "livetape.db"
+        queue = self.queue if not is_amqp(self.queue) else None
+        url = self.database or self.store or queue or log
+        return sqlite_path(url) if url and not is_postgres(url) else self.data_dir / "livetape.db"
+
+    @property
+    def postgres_url(self) -> str | None:
+        """The PostgreSQL of store, queue and log; None: they are in the SQLite file `database_path`."""
+        url = self.database or self.store
+        return url if is_postgres(url) else None
 
     @property
     def is_distributed(self) -> bool:
@@ -208,6 +264,11 @@ class Settings(Section):
         return self.ephemeral or (self.bus_url if self.is_distributed else None)
 
     @property
+    def broker_url(self) -> str | None:
+        """The RabbitMQ that doorbells and stops go over; None: they stay in the database."""
+        return self.queue if is_amqp(self.queue) else None
+
+    @property
     def files_dir(self) -> Path:
         """The folder that blocks may read."""
         return Path(unquote(urlsplit(self.files).path)) if self.files else self.data_dir / "files"
@@ -227,13 +288,14 @@ class Settings(Section):
         for port, schemes in SCHEMES.items():
             check_url(port, getattr(self, port), schemes)
         self._check_pairs()
-        paths = {sqlite_path(url) for url in (self.store, self.queue, self.log) if url and not is_redis(url)}
-        if len(paths) > 1:
+        urls = (self.database, self.store, self.queue, self.log)
+        named = {sqlite_path(url) if url.startswith("sqlite") else url for url in urls if url and not _is_broker(url)}
+        if len(named) > 1:
             raise ConfigError(
-                "store, queue and log must be one SQLite file",
+                "store, queue and log must be one database",
                 because="a change of state and its events are one transaction",
-                set_by="store, queue, log",
-                fix="set only LIVETAPE_STORE",
+                set_by="database, store, queue, log",
+                fix="set only LIVETAPE_DATABASE",
             )
         if not self.enable_auth and not self.allow_insecure and not is_loopback(self.host):
             raise ConfigError(
@@ -324,6 +386,20 @@ def sqlite_path(url: str) -> Path:
 def is_redis(url: str | None) -> bool:
     """Whether this is the URL of a Redis, which several processes share."""
     return url is not None and url.partition("://")[0] in REDIS_SCHEMES
+
+
+def is_amqp(url: str | None) -> bool:
+    """Whether this is the URL of a RabbitMQ."""
+    return url is not None and url.partition("://")[0] in AMQP_SCHEMES
+
+
+def is_postgres(url: str | None) -> bool:
+    """Whether this is the URL of a PostgreSQL."""
+    return url is not None and url.partition("://")[0] in POSTGRES_SCHEMES
+
+
+def _is_broker(url: str) -> bool:
+    return is_redis(url) or is_amqp(url)
 
 
 def is_loopback(host: str) -> bool:

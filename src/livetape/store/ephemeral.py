@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final
 
 MAX_VALUE_BYTES: Final = 64 * 1024
@@ -30,6 +31,10 @@ class Ephemeral(ABC):
     @abstractmethod
     async def get(self, key: str) -> bytes | None:
         """What is there; None when nothing is, or not any more."""
+
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """`get` of each of these, not in one step."""
+        return [await self.get(key) for key in keys]
 
     @abstractmethod
     async def take(self, key: str) -> bytes | None:

@@ -29,7 +29,7 @@ def graph_event(row: ExecutionRow, outputs: Mapping[str, Sequence[Any]] | None =
             "graph_version": row.graph_version,
             "inputs": from_json(row.inputs),
             "credential_inputs": None,
-            "nodes_input_masks": None,
+            "nodes_input_masks": None if row.masks is None else from_json(row.masks),
             "preset_id": None,
             "status": row.status.value,
             "status_reason": row.status_reason,
@@ -37,7 +37,7 @@ def graph_event(row: ExecutionRow, outputs: Mapping[str, Sequence[Any]] | None =
             "ended_at": row.ended_at,
             "is_shared": False,
             "share_token": None,
-            "is_dry_run": False,
+            "is_dry_run": row.dry_run,
             "stats": from_json(row.stats),
             "outputs": outputs or {},
         }
@@ -128,6 +128,16 @@ def stored_node_event(execution: ExecutionRow, node: NodeRow) -> NewEvent:
         start_time=node.start_time,
         end_time=node.end_time,
     )
+
+
+def stored_output_events(execution: ExecutionRow, node: NodeRow) -> list[NewEvent]:
+    """`output_event` of everything that a stored node execution gave."""
+    return [
+        output_event(
+            execution, node_id=node.node_id, node_exec_id=node.id, index=index, name=name, value=from_json(value)
+        )
+        for index, (name, value) in enumerate(node.outputs)
+    ]
 
 
 def execution_outputs(nodes: Sequence[NodeRow]) -> dict[str, list[Any]]:

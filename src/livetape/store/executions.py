@@ -8,18 +8,24 @@ wrote to `on_commit`, from where the relay publishes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from livetape.events.executions import ExecutionStatus
 from livetape.events.log import NewEvent
+from livetape.store.reviews import Decision, NewReview, ReviewRow
 
 
 @dataclass(slots=True)
 class ExecutionRow:
-    """One execution. `inputs` and `stats` are JSON. Times are UTC."""
+    """One execution. `inputs`, `stats` and `masks` (inputs by node) are JSON. Times are UTC.
+
+    `depth` counts the executions above it. While it waits: `due_at` is when it may be claimed (None: at once),
+    `ring_at` when its doorbell is taken for lost, `held` the concurrency limit that kept it back. `wakes` counts what
+    has happened to it from outside: children that ended, reviews that were decided.
+    """
 
     id: str
     user_id: str
@@ -39,6 +45,20 @@ class ExecutionRow:
     recoveries: int
     tape_id: int
     epoch: str
+    priority: int = 0
+    forked_from: str | None = None
+    parent_id: str | None = None
+    parent_node_exec_id: str | None = None
+    depth: int = 0
+    deadline_at: datetime | None = None
+    queue_deadline_at: datetime | None = None
+    dry_run: bool = False
+    cost: int = 0
+    due_at: datetime | None = None
+    ring_at: datetime | None = None
+    held: str | None = None
+    wakes: int = 0
+    masks: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -46,7 +66,8 @@ class NodeRow:
     """One node execution. `seq` counts them within the execution, from 1. `inputs` is a JSON object `{pin: value}`.
 
     `output_name` is the name under which an OUTPUT block gives its value to the execution, None for others.
-    `outputs` are `(name, value as JSON)` in the order in which they were yielded.
+    `outputs` are `(name, value as JSON)` in the order in which they were yielded. `waits` and `effects` (JSON lists)
+    are what it did once and for all, however often it is run. `stats` is JSON; `attempt` counts from 1.
     """
 
     id: str
@@ -61,12 +82,21 @@ class NodeRow:
     queue_time: datetime | None
     start_time: datetime | None
     end_time: datetime | None
+    attempt: int = 1
+    stats: bytes | None = None
+    waits: bytes | None = None
+    effects: bytes | None = None
     outputs: list[tuple[str, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """What a start writes. `event` is the first event of its tape."""
+    """What a start writes.
+
+    `queue_seconds`: it fails when nobody has claimed it by then. `nodes` are taken over from `forked_from`, with
+    their outputs; `parent_node_exec_id` is the node execution of
+    the parent that waits for it.
+    """
 
     id: str
     user_id: str
@@ -75,6 +105,15 @@ class NewExecution:
     inputs: bytes
     created_at: datetime
     epoch: str
+    priority: int = 0
+    forked_from: str | None = None
+    parent_id: str | None = None
+    parent_node_exec_id: str | None = None
+    depth: int = 0
+    dry_run: bool = False
+    queue_seconds: float | None = None
+    masks: bytes | None = None
+    nodes: Sequence[NodeRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +136,20 @@ class NodeOutput:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionChange:
-    """A new status of the execution itself, allowed only from `sources`."""
+    """A new status of the execution itself.
+
+    QUEUED or REVIEW parks it: everything in it waits, until `due_at` (None: until something wakes it). When more has
+    happened to it than the `wakes` that its worker has seen, it is due at once.
+    """
 
     status: ExecutionStatus
     status_reason: str | None
     stats: bytes
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    due_at: datetime | None = None
+    wakes: int = 0
+    cost: int = 0
 
 
 @dataclass(slots=True)
@@ -111,7 +157,10 @@ class Step:
     """Everything that one commit of a worker writes, in the order of the fields.
 
     `touched` are node executions that exist and have a new status or times; `filled` those whose inputs grew.
-    `progressed`: a node execution completed, so that earlier recoveries no longer count.
+    `progressed`: a node execution completed, so that earlier recoveries no longer count. `waits` are journals of node
+    executions by `seq`; `children` are started and `reviews` opened unless they exist. `abandoned` are node
+    executions that ended while they waited: what they started is stopped. `is_parent`: the execution may have
+    children, which end with it.
     """
 
     execution_id: str
@@ -121,12 +170,23 @@ class Step:
     filled: list[NodeRow] = field(default_factory=list)
     touched: list[NodeRow] = field(default_factory=list)
     outputs: list[NodeOutput] = field(default_factory=list)
+    waits: dict[int, bytes] = field(default_factory=dict)
+    children: list[NewExecution] = field(default_factory=list)
+    reviews: list[NewReview] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    is_parent: bool = False
     change: ExecutionChange | None = None
     events: list[NewEvent] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
-            self.created or self.filled or self.touched or self.outputs or self.change is not None or self.events
+            self.created
+            or self.filled
+            or self.touched
+            or self.outputs
+            or self.waits
+            or self.change is not None
+            or self.events
         )
 
 
@@ -157,10 +217,57 @@ class Renewal:
     cancelled: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimLimits:
+    """How many executions may run at once, of one user and of one of the user's graphs; how long one may run."""
+
+    per_user: int | None = None
+    per_graph: int | None = None
+    run_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found: executions taken from lost workers, rung again, and ended because their time was over."""
+
+    recovered: Sequence[str] = ()
+    rung: Sequence[str] = ()
+    timed_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOutcome:
+    """How a child ended. `outputs` is what its OUTPUT blocks gave."""
+
+    execution_id: str
+    status: ExecutionStatus
+    outputs: dict[str, list[Any]]
+    error: str | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What those that an execution waits for have come to, as of `wakes`; only what is over."""
+
+    wakes: int
+    children: Sequence[ChildOutcome]
+    reviews: Sequence[ReviewRow]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """`depth` executions are due and not claimed, the oldest for `oldest_s` seconds."""
+
+    depth: int
+    oldest_s: float
+
+
 class ExecutionStore(ABC):
     """Every write is conditional on the present status and, for workers, on the lease number.
 
     Zero rows changed means that somebody else was first: ConflictError or LeaseLostError, and nothing is written.
+    Leases and time limits go by the database's clock.
     """
 
     @abstractmethod
@@ -188,34 +295,82 @@ class ExecutionStore(ABC):
         """In the order of `seq`."""
 
     @abstractmethod
-    async def claim(self, execution_id: str, *, owner: str, lease_seconds: float) -> ExecutionRow | None:
-        """Take a QUEUED execution: RUNNING, a new lease number, the event of it. None when it cannot be taken."""
+    async def claim(
+        self, execution_id: str, *, owner: str, lease_seconds: float, limits: ClaimLimits | None = None
+    ) -> ExecutionRow | None:
+        """Take a waiting execution that is due: RUNNING, a new lease number, the event of it.
+
+        None when it cannot be taken: it does not wait or is not due, the queue is paused, or a limit holds it back.
+        What a limit holds back is rung when a slot is free.
+        """
 
     @abstractmethod
     async def commit(self, step: Step, row: ExecutionRow) -> None:
         """Write one step of the lease holder. `row` is what `claim` returned.
+
+        A parking change of what was asked to stop ends it.
 
         Raises:
             LeaseLostError: the lease number is not current, or the status does not allow the change.
         """
 
     @abstractmethod
-    def renew(self, owner: str, execution_ids: Sequence[str], lease_seconds: float) -> Renewal:
-        """Prolong the leases of this owner on these executions, ahead of all waiting writes.
+    async def effect(self, row: ExecutionRow, seq: int, place: int, unit: Callable[[Any], Any]) -> Any:
+        """Run the unit on the database's connection, in one transaction with the record that it ran.
 
-        Blocks; called from the renewer's thread.
+        `place` counts the effects of this node execution from 0. A unit whose place is recorded is not run again:
+        the recorded result is returned. The result must be JSON. What the unit raises undoes everything.
+
+        Raises:
+            LeaseLostError
+        """
+
+    @abstractmethod
+    def renew(self, owner: str, leases: Mapping[str, int], lease_seconds: float) -> Renewal:
+        """Prolong these leases (`{execution: lease number}`) of this owner, ahead of all waiting writes.
+
+        A lease that is over is not prolonged. Blocks; called from the renewer's thread.
         """
 
     @abstractmethod
     async def hand_back(self, execution_id: str, *, lease_no: int, reason: str) -> None:
-        """RUNNING to QUEUED with its doorbell, by the lease holder (graceful stop). LeaseLostError as `commit`."""
+        """RUNNING to QUEUED with its doorbell, by the lease holder (graceful stop). LeaseLostError as `commit`.
+
+        What was asked to stop ends instead.
+        """
 
     @abstractmethod
     async def request_cancel(self, execution_id: str, *, user_id: str) -> ExecutionRow:
-        """Note the wish and tell of it; what is not running becomes TERMINATED at once. Terminal: nothing changes.
+        """Note the wish and tell of it, for it and everything that it started; what is not running becomes TERMINATED
+        at once. Terminal: nothing changes. May be asked again.
 
         Raises:
             NotFoundError
+        """
+
+    @abstractmethod
+    async def outcomes(self, execution_id: str, children: Sequence[str], reviews: Sequence[str]) -> Outcomes:
+        """Which of these children have ended and which of these reviews are decided."""
+
+    @abstractmethod
+    async def reviews(
+        self,
+        user_id: str,
+        *,
+        execution_id: str | None = None,
+        node_exec_id: str | None = None,
+        waiting: bool = True,
+        limit: int = 100,
+    ) -> Sequence[ReviewRow]:
+        """The user's reviews, oldest first; only those that wait for a decision unless `waiting` is false."""
+
+    @abstractmethod
+    async def decide(self, review_id: str, decision: Decision, *, user_id: str) -> ReviewRow:
+        """Write the decision and wake the execution. The same decision again changes nothing.
+
+        Raises:
+            NotFoundError
+            ConflictError: it was decided otherwise, is not waited for any more, or its data may not be edited.
         """
 
     @abstractmethod
@@ -224,8 +379,36 @@ class ExecutionStore(ABC):
 
         None voids every lease (only for a process that holds the data folder alone). Each becomes QUEUED with a
         doorbell due after 0, 1, 5, 30, 120 s, by how often it was recovered without progress; the sixth time FAILED
-        (`poison`). Returns the ids. One idempotent transaction: several processes may call it at once.
+        (`poison`). Returns the ids. Several processes may call it at once.
         """
+
+    @abstractmethod
+    async def release_owner(self, owner_prefix: str) -> Sequence[str]:
+        """As `recover`, for every lease of the owners whose names begin so: their process is known to have exited."""
+
+    @abstractmethod
+    async def sweep(self, *, grace_seconds: float = 0) -> Swept:
+        """Do for all processes what none does for itself any more; idempotent, for several processes at once.
+
+        Recovers what has an expired lease; rings again what is due and was not claimed for a while; ends what waited
+        or ran longer than it may (running ones `grace_seconds` later than their owner should have).
+        """
+
+    @abstractmethod
+    async def pause(self, reason: str) -> None:
+        """From when this returns nobody claims anything, until `resume`. What runs goes on."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Let workers claim again."""
+
+    @abstractmethod
+    async def paused(self) -> str | None:
+        """The reason while the queue is paused."""
+
+    @abstractmethod
+    async def figures(self) -> QueueFigures:
+        """How much waits to be claimed."""
 
     @abstractmethod
     async def counts(self) -> dict[ExecutionStatus, int]:

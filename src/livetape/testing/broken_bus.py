@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.events.bus import Bus, BusMessage, Sink, Subscription
+from livetape.events.bus import Bus, BusMessage, ExpressSink, Sink, Subscription
 from livetape.events.channel import is_pattern, matches
 
 
@@ -409,6 +409,34 @@ class CallsAfterTheEnd(SoftBus):
         await super().close()
 
 
+class LanesAndSink(SoftBus):
+    """What a lane took is handed to the sink, too."""
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        for message in messages:
+            self.offer(subscription, message)
+            super().deliver(subscription, [message])
+
+    def offer(self, subscription: SoftSubscription, message: BusMessage) -> bool:
+        """To the lane, if there is one."""
+        lanes = subscription.sink.lanes if isinstance(subscription.sink, ExpressSink) else {}
+        lane = lanes.get(message.channel.encode())
+        return lane is not None and lane(message.data)
+
+
+class LanesAlone(LanesAndSink):
+    """What one listener's lane took, nobody else gets."""
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        message = BusMessage(channel, data)
+        if any(self.offer(subscription, message) for subscription in self.all):
+            return 1
+        return await super().publish(channel, data)
+
+    def deliver(self, subscription: SoftSubscription, messages: Iterable[BusMessage]) -> None:
+        SoftBus.deliver(self, subscription, messages)
+
+
 BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
     LosesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
     DoublesOne: "test_no_message_is_lost_or_doubled_without_a_marker",
@@ -433,6 +461,8 @@ BROKEN_BUSES: Final[Mapping[Callable[[], Bus], str]] = {
     LosesTheLastOfABatch: "test_for_a_sink_nothing_is_lost_or_doubled",
     SinkOncePerPattern: "test_a_sink_gets_a_message_once_even_when_several_patterns_match",
     HandsOverEachAlone: "test_a_sink_gets_what_comes_together_in_one_call",
+    LanesAndSink: "test_what_a_lane_takes_comes_no_other_way_and_is_counted",
+    LanesAlone: "test_lanes_take_nothing_away_from_others",
     CountsNoSink: "test_a_sink_counts_as_one_who_listens",
     ForgetsRemoveForSinks: "test_a_sink_hears_nothing_of_a_removed_channel",
     YieldsBesideTheSink: "test_a_subscription_with_a_sink_yields_nothing_and_ends_when_closed",

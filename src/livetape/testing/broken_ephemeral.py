@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from livetape.store.ephemeral import Ephemeral, check
@@ -60,6 +60,13 @@ class ForgetsBytes(SoftEphemeral):
     async def get(self, key: str) -> bytes | None:
         value = await super().get(key)
         return None if value is None else value.decode("utf-8", "replace").encode()
+
+
+class LeavesOutWhatIsNotThere(SoftEphemeral):
+    """`get_all` does not tell which keys have nothing."""
+
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [value for key in keys if (value := await self.get(key)) is not None]
 
 
 class KeepsTheFirst(SoftEphemeral):
@@ -158,6 +165,7 @@ class TakesAnything(SoftEphemeral):
 
 BROKEN_EPHEMERALS: Final[Mapping[Callable[[], Ephemeral], str]] = {
     ForgetsBytes: "test_what_was_put_is_got_byte_for_byte",
+    LeavesOutWhatIsNotThere: "test_several_are_got_in_the_order_asked_for",
     KeepsTheFirst: "test_put_replaces",
     OnceIsAlways: "test_put_once_is_for_the_first",
     LooksThenPuts: "test_of_many_who_put_once_exactly_one_does",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -20,10 +21,20 @@ def note(kind: str, ctx: BlockContext, value: object) -> None:
     path = os.environ.get(FILE_VARIABLE)
     if path is None:
         return
-    line = f"{kind} {ctx.node_exec_id} {value} {os.getpid()}\n".encode()
+    _append(path, f"{kind} {ctx.node_exec_id} {value} {os.getpid()}\n")
+
+
+def mark(what: str, ctx: BlockContext, value: int) -> None:
+    """As `note`, by the idempotency key and with the time of day: two lines of one run say how long it acted."""
+    path = os.environ.get(FILE_VARIABLE)
+    if path is not None:
+        _append(path, f"{what} {ctx.idempotency_key} {value} {os.getpid()} {time.time():.6f}\n")
+
+
+def _append(path: str, line: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(fd, line)
+        os.write(fd, line.encode())
     finally:
         os.close(fd)
 
@@ -66,8 +77,6 @@ class ChaosWriteBlock(Block["ChaosWriteBlock.Input"]):
     def run(self, data: ChaosWriteBlock.Input, ctx: BlockContext) -> Iterator[PinValue]:
         note("write", ctx, data.value)
         if data.pause:
-            import time
-
             time.sleep(data.pause)  # blocking on purpose
         yield "done", data.value
 
@@ -107,6 +116,52 @@ class ChaosEchoBlock(Block["ChaosEchoBlock.Input"]):
         yield "value", data.value
 
 
+class ChaosEffectInput(BlockSchema):
+    value: int
+    pause: float = 0.0
+
+
+class ChaosEffectOutput(BlockSchema):
+    done: int
+
+
+class ChaosEffectBlock(Block[ChaosEffectInput]):
+    """Marks its begin and its end outside; gives the next number. Runs on the loop."""
+
+    id = "c4a05001-0000-4000-8000-000000000004"
+    description = "Acts outside for a while (tests)."
+    Input = ChaosEffectInput
+    Output = ChaosEffectOutput
+
+    async def run(self, data: ChaosEffectInput, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        mark("began", ctx, data.value)
+        await ctx.sleep(data.pause)
+        mark("ended", ctx, data.value)
+        yield "done", data.value + 1
+
+
+class ChaosStubbornBlock(Block[ChaosEffectInput]):
+    """The same in a thread, in one piece: nothing can end it before its time."""
+
+    id = "c4a05001-0000-4000-8000-000000000005"
+    description = "Acts outside for a while and listens to nobody (tests)."
+    Input = ChaosEffectInput
+    Output = ChaosEffectOutput
+
+    def run(self, data: ChaosEffectInput, ctx: BlockContext) -> Iterator[PinValue]:
+        mark("began", ctx, data.value)
+        time.sleep(data.pause)  # blocking on purpose
+        mark("ended", ctx, data.value)
+        yield "done", data.value + 1
+
+
 def blocks() -> list[Block[Any]]:
     """What `LIVETAPE_BLOCKS` names."""
-    return [ChaosStreamBlock(), ChaosWriteBlock(), ChaosFailBlock(), ChaosEchoBlock()]
+    return [
+        ChaosStreamBlock(),
+        ChaosWriteBlock(),
+        ChaosFailBlock(),
+        ChaosEchoBlock(),
+        ChaosEffectBlock(),
+        ChaosStubbornBlock(),
+    ]

@@ -17,11 +17,14 @@ from livetape.api.services import ApiOptions
 from livetape.auth import Authenticator, OriginPolicy, TokenOptions, TokenVerifier, issue_token
 from livetape.engine.block import Block, BlockContext, BlockRegistry, BlockSchema
 from livetape.engine.graph import Graph, GraphMeta, GraphModel
+from livetape.engine.start_options import StartOptions
 from livetape.errors import ConflictError, GraphValidationError, NotFoundError
 from livetape.events.channel import execution_tape, graph_tape, job_tape
 from livetape.events.executions import ExecutionStatus, GraphExecution, GraphExecutionMeta, NodeExecutionResult
 from livetape.events.log import Position, Tape
 from livetape.events.recorder import Recorded
+from livetape.store.executions import QueueFigures
+from livetape.store.reviews import ReviewRow, ReviewStatus
 
 KEY = "a-key-of-more-than-thirty-two-bytes-for-tests"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -133,6 +136,29 @@ class Executions:
     keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
+    options: list[StartOptions | None] = field(default_factory=list)
+
+    async def trigger(
+        self, user_id: str, graph_id: str, version: int | None, payload: dict[str, Any], **kwargs: Any
+    ) -> Started:
+        return await self.start(user_id, graph_id, version, payload, **kwargs)
+
+    async def rerun(self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, **kwargs: Any) -> Started:
+        old = self._own(user_id, graph_exec_id, graph_id)
+        return await self.start(user_id, old.graph_id, old.graph_version, old.inputs, **kwargs)
+
+    async def retry(
+        self,
+        user_id: str,
+        graph_exec_id: str,
+        *,
+        graph_id: str | None = None,
+        from_node: str | None = None,
+        **kwargs: Any,
+    ) -> Started:
+        if not self._own(user_id, graph_exec_id, graph_id).status.is_terminal:
+            raise ConflictError("this execution is not over: stop it first")
+        return await self.rerun(user_id, graph_exec_id, graph_id=graph_id, **kwargs)
 
     async def start(
         self,
@@ -141,9 +167,11 @@ class Executions:
         version: int | None,
         inputs: dict[str, Any],
         *,
+        options: StartOptions | None = None,
         idempotency_key: str | None = None,
         request_hash: str = "",
     ) -> Started:
+        self.options.append(options)
         graph = await self.graphs.get(user_id, graph_id, version)
         if idempotency_key is not None and (known := self.keys.get((user_id, idempotency_key))):
             if known[0] != request_hash:
@@ -202,6 +230,61 @@ class Executions:
         stopped = execution.model_copy(update={"status": ExecutionStatus.TERMINATED})
         self.stored[graph_exec_id] = stopped
         return stopped
+
+
+@dataclass
+class Reviews:
+    """One review waits, of node execution `ne1`."""
+
+    decided: list[tuple[str, bool, str, Any, bool]] = field(default_factory=list)
+    rows: list[ReviewRow] = field(
+        default_factory=lambda: [
+            ReviewRow(
+                "r1", "alice", "g1", "e1", "ne1", 0, b'{"n":1}', "look", True, ReviewStatus.WAITING, NOW, None, None, ""
+            )
+        ]
+    )
+
+    async def waiting(self, user_id: str, *, page: int = 1, page_size: int = 25) -> Sequence[ReviewRow]:
+        return [row for row in self.rows if row.user_id == user_id][(page - 1) * page_size : page * page_size]
+
+    async def of_execution(self, user_id: str, graph_exec_id: str) -> Sequence[ReviewRow]:
+        if graph_exec_id != "e1":
+            raise NotFoundError(f"Graph execution #{graph_exec_id} not found.")
+        return await self.waiting(user_id)
+
+    async def decide(
+        self,
+        user_id: str,
+        node_exec_id: str,
+        *,
+        approved: bool,
+        message: str = "",
+        edited: Any = None,
+        is_edited: bool = False,
+    ) -> ReviewRow:
+        for row in self.rows:
+            if row.node_exec_id == node_exec_id and row.user_id == user_id:
+                self.decided.append((node_exec_id, approved, message, edited, is_edited))
+                return row
+        raise NotFoundError(f"Node execution #{node_exec_id} asks for no review.")
+
+
+@dataclass
+class Queue:
+    reason: str | None = None
+
+    async def pause(self, reason: str) -> None:
+        self.reason = reason
+
+    async def resume(self) -> None:
+        self.reason = None
+
+    async def paused(self) -> str | None:
+        return self.reason
+
+    async def figures(self) -> QueueFigures:
+        return QueueFigures(3, 1.5)
 
 
 @dataclass
@@ -289,6 +372,8 @@ class World:
         self.tapes = Tapes()
         self.graphs = Graphs(self.tapes)
         self.executions = Executions(self.graphs, self.tapes)
+        self.reviews = Reviews()
+        self.queue = Queue()
         self.jobs = Jobs(self.tapes)
         self.figures = Figures()
         self.missing: list[str] = []
@@ -297,6 +382,8 @@ class World:
             ApiOptions(version="1.2.3", **options),
             graphs=self.graphs,
             executions=self.executions,
+            reviews=self.reviews,
+            queue=self.queue,
             blocks=kwargs.pop("blocks", BlockRegistry([Adder(), Hidden()])),
             log=self.tapes,
             jobs=self.jobs,

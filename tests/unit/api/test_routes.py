@@ -117,7 +117,6 @@ class TestStarting:
     @pytest.mark.parametrize(
         ("body", "query", "name"),
         [
-            ({"dry_run": True}, "", "dry_run"),
             ({"credentials_inputs": {"c": {"id": "1"}}}, "", "credentials_inputs"),
             ({}, "?preset_id=p", "preset_id"),
         ],

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import httpx2
 import pytest
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from serving import serving
 from unit.api.fakes import World, bearer, graph
 
 
@@ -34,14 +33,8 @@ def world() -> World:
 
 @pytest.fixture
 async def port(world: World) -> AsyncIterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(world.app, lifespan="off", log_config=None, ws="none"))
-    running = asyncio.create_task(server.serve([listener]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    await running
+    async with serving(world.app, ws="none") as port:
+        yield port
 
 
 async def raw(port: int, *parts: bytes) -> tuple[int, dict[str, str], bytes]:

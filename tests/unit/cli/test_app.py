@@ -141,15 +141,15 @@ def test_wrong_options_are_usage_errors(call: Call) -> None:
 
 
 def test_a_configuration_error_has_all_four_parts(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIVETAPE_QUEUE", "amqp://h")
+    monkeypatch.setenv("LIVETAPE_FILES", "s3://bucket")
     result = call("config", "show")
     assert result.code == 3
     assert result.out == ""
     assert result.err == (
-        "error[LT-E300]: queue: amqp:// is not there yet\n"
-        "  because   queue has sqlite:// in this version\n"
-        "  set by    LIVETAPE_QUEUE in the environment\n"
-        "  fix       unset LIVETAPE_QUEUE: the embedded one is then used\n"
+        "error[LT-E300]: files: s3:// is not there yet\n"
+        "  because   files has file:// in this version\n"
+        "  set by    LIVETAPE_FILES in the environment\n"
+        "  fix       unset LIVETAPE_FILES: the embedded one is then used\n"
     )
 
 

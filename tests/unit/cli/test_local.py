@@ -167,7 +167,7 @@ def test_doctor_with_a_file_for_a_data_folder(call: Call, tmp_path: Path) -> Non
     assert statuses(call, "--data-dir", "file")[1]["data folder"] == "fail"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "settings.md", "errors.md", "metrics.md"])
+@pytest.mark.parametrize("name", ["blocks.md", "cli.md", "settings.md", "errors.md", "metrics.md"])
 def test_the_reference_pages_are_fresh(name: str) -> None:
     found = (ROOT / "docs" / "reference" / name).read_text("utf-8")
     assert found == reference.pages()[name], "write them anew: .venv/bin/python -m livetape.cli.reference"

@@ -104,3 +104,30 @@ def test_only_what_was_asked_for_is_logged(capfd: pytest.CaptureFixture[str]) ->
     logging.getLogger("uvicorn.access").info("no")
     logging.getLogger("livetape").error("yes")
     assert capfd.readouterr().err.endswith("ERROR   livetape: yes\n")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_record_is_one_line_whatever_a_client_says(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    configure(Settings(log_format=form))
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJVIn0.c2lnbmF0dXJl"
+    said = f"oops\n12:00:00 ERROR   livetape: forged\r\x1b[2J\x9b\u2028\n{token}\ntoken=first\x1btoken=second"
+    logging.getLogger("livetape.x").warning("a client reports: %s", said)
+    told = capfd.readouterr().err
+    assert told.splitlines() == [told.rstrip("\n")] or form == "json"
+    assert told.count("\n") == 1
+    assert "\x1b" not in told
+    assert "oops" in told
+    for part in (token, "first", "second"):
+        assert part not in told
+
+
+def test_a_stack_is_still_many_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    configure(Settings())
+    try:
+        raise KeyError("inside")
+    except KeyError:
+        logging.getLogger("livetape.x").exception("it broke\n")
+    told = capfd.readouterr().err.splitlines()
+    assert told[0].endswith("it broke")
+    assert told[1].startswith("Traceback")
+    assert "KeyError" in told[-1]

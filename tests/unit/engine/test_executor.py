@@ -12,7 +12,7 @@ from livetape.clock import SystemClock
 from livetape.engine.block import Block, BlockContext, BlockRegistry, BlockSchema, PinValue
 from livetape.engine.executor import Executor, ExecutorOptions
 from livetape.engine.graph import Graph, Node
-from livetape.engine.planner import GraphPlan
+from livetape.engine.graph_plan import GraphPlan
 from livetape.events.executions import ExecutionStatus
 from livetape.observability import NoMetrics
 from livetape.store.executions import ExecutionRow, ExecutionStore, Step

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import pytest
 
 from livetape.engine.block import Block, BlockContext, BlockRegistry, BlockSchema, BlockType, PinValue
+from livetape.engine.changes import CancelRequested, Changes, Ended, NodeRun, Output, Yielded
 from livetape.engine.graph import Graph, Link, Node
-from livetape.engine.planner import CancelRequested, Changes, Ended, GraphPlan, NodeRun, Output, Planner, Rules, Yielded
+from livetape.engine.graph_plan import GraphPlan
+from livetape.engine.planner import Planner, Rules
 from livetape.events.executions import ExecutionStatus as Status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,7 @@ from livetape.gateway.control import (
     decode_control,
     encode_control,
 )
+from livetape.gateway.control_listener import ControlListener
 from livetape.gateway.subjects import Kind, Subject
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -121,6 +123,15 @@ def test_a_token_that_does_not_say_when_it_was_issued_is_an_old_one() -> None:
     assert not TokensRevoked(token_id="T").affects(Principal("U"))
 
 
+def test_a_time_without_a_zone_is_in_utc() -> None:
+    data = b'{"payload":{"event_type":"tokens_revoked","user_id":"U","at":"2030-01-01T00:00:00","until":"2031-01-01"}}'
+    event = decode_control(data)
+    assert event == TokensRevoked(user_id="U", at=NOW, until=datetime(2031, 1, 1, tzinfo=UTC))
+    assert isinstance(event, TokensRevoked)
+    assert event.affects(Principal("U", issued_at=NOW))
+    assert not event.affects(Principal("U", issued_at=NOW + timedelta(seconds=1)))
+
+
 async def test_control_tells_everybody() -> None:
     bus = MemoryBus()
     async with await bus.subscribe(gateway_channel()) as heard:
@@ -130,4 +141,25 @@ async def test_control_tells_everybody() -> None:
         messages = aiter(heard)
         assert decode_control((await anext(messages)).data) == PermissionChanged(user_id="U", tape="t")
         assert decode_control((await anext(messages)).data) == TokensRevoked(user_id="U", at=NOW)
+    await bus.close()
+
+
+async def test_an_event_that_cannot_be_followed_does_not_end_the_listening(caplog: pytest.LogCaptureFixture) -> None:
+    bus, heard = MemoryBus(), asyncio.Queue[AnyControlEvent | None]()
+
+    def handle(event: AnyControlEvent | None) -> None:
+        heard.put_nowait(event)
+        if isinstance(event, PermissionChanged):
+            raise TypeError("cannot")
+
+    listening = asyncio.create_task(ControlListener(bus, handle, sleep=asyncio.sleep).run())
+    assert await heard.get() is None
+    control = Control(bus)
+    await control.permission_changed(user_id="U")
+    await control.publish(TokensRevoked(user_id="U"))
+    assert await heard.get() == PermissionChanged(user_id="U")
+    assert await asyncio.wait_for(heard.get(), 5) == TokensRevoked(user_id="U")
+    assert [record.__dict__["action"] for record in caplog.records] == ["control_failed"]
+    listening.cancel()
+    await asyncio.wait({listening})
     await bus.close()

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livetape.events.log import Position
-from livetape.gateway.fan_out import MAX_WAITING_BYTES, FanOut, Group, Member, Tally, Writer
+from livetape.gateway.fan_out import MAX_WAITING_BYTES, FanOut, Group, Tally
 from livetape.gateway.forms import LinesForm
+from livetape.gateway.member import Member, Writer
 from livetape.gateway.messages import Push
 
 AT = [("e", offset) for offset in range(100)]

@@ -164,3 +164,36 @@ def test_a_tape_that_is_not_what_it_was_is_forgotten(cache: ChunkCache) -> None:
     assert (cache.get("a"), len(cache)) == (None, 1)
     cache.put("a", "tape", Chunk(events(1, 1)), era)
     assert cache.get("a") is None, "it was read before that"
+
+
+def test_what_it_weighs_is_counted_as_it_changes(cache: ChunkCache, now: list[float]) -> None:
+    form = SseForm()
+
+    def encode(event: TapeEvent, form: Form) -> Push:
+        return Push(b"x" * 500)
+
+    def total() -> int:
+        return cache._scale.total
+
+    def weights() -> int:
+        return sum(kept.chunk.weight for kept in cache._chunks.values())
+
+    chunks = [Chunk(events(1, 1)) for _ in range(12)]
+    for number, chunk in enumerate(chunks):
+        cache.put(number % 9, f"tape{number % 3}", chunk, cache.era)
+        chunk.push(form, each=False, encode=encode, left_out="")
+        assert total() == weights()
+    cache.put("more", "tape", Chunk(events(1, 1)), cache.era)
+    assert total() == weights() <= 10_000
+    cache.forget("tape1")
+    assert total() == weights() > 0
+    chunks[10].push(form, each=True, encode=encode, left_out="")  # is kept no longer
+    assert total() == weights()
+    now[0] = 6.0
+    cache.tidy()
+    assert (total(), len(cache)) == (0, 0)
+    era = cache.era
+    cache.put("a", "tape", Chunk(events(1, 1)), era)
+    cache.clear()
+    cache.put("b", "tape", Chunk(events(1, 1)), era)
+    assert (total(), len(cache)) == (0, 0)

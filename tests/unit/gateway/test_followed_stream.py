@@ -68,3 +68,41 @@ async def test_server_sent_events_have_no_place_for_it(offset: int) -> None:
     (found,) = [block for block in blocks if f"id: e-{offset}\n" in block]
     assert "event: error\n" in found
     assert "payload_too_large" in found
+
+
+@pytest.mark.parametrize("has_cut", [True, False])
+async def test_who_takes_nothing_does_not_hold_a_stream_that_ends(*, has_cut: bool) -> None:
+    async def items() -> AsyncGenerator[Item, None]:
+        yield MixedTapeEvent("x", job("small"), FIRST, "e")
+        await asyncio.Event().wait()
+
+    clock, cut, stuck = ManualClock(), list[str](), asyncio.Event()
+    over: list[object] = []
+    stream = FollowedStream(
+        Position("e", 0),
+        items,
+        media_type=LINES_TYPE,
+        options=GatewayOptions(close_seconds=0.05),
+        retry_ms=1,
+        lifetime=Lifetime(None, 0, clock, clock.sleep),
+        on_start=lambda stream: None,
+        on_end=over.append,
+    )
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body"):
+            stuck.set()
+            await asyncio.Event().wait()
+
+    extensions = {"livetape.cut": lambda: cut.append("cut")} if has_cut else {}
+    answering = asyncio.create_task(stream({"type": "http", "extensions": extensions}, receive, send))
+    async with asyncio.timeout(5):
+        await stuck.wait()
+        stream.end()
+        await answering
+    assert over == [stream]
+    assert cut == ["cut"] * has_cut

@@ -40,6 +40,17 @@ async def test_a_refusal_takes_its_time() -> None:
         assert await client.until_closed() == 4001
 
 
+async def test_who_is_refused_is_not_read() -> None:
+    async with rigged(refuse_delay_min_seconds=1, refuse_delay_max_seconds=5) as rig:
+        client = rig.connect(token=None)
+        await rig.sleeper()
+        client.say({"method": "heartbeat"})
+        await asyncio.sleep(0)
+        assert len(client._heard) == 1
+        rig.clock.advance(5)
+        assert await client.until_closed() == 4001
+
+
 async def test_who_goes_before_it_is_refused_is_let_go() -> None:
     async with rigged(refuse_delay_min_seconds=1, refuse_delay_max_seconds=5) as rig:
         client = rig.connect(token=None)

@@ -12,9 +12,9 @@ from livetape.events.channel import execution_channel, execution_pattern, job_ch
 from livetape.events.codec import Envelope, too_large_payload
 from livetape.events.log import Position
 from livetape.events.tape_event import TapeEvent
-from livetape.gateway.fan_out import Writer
 from livetape.gateway.forms import SocketForm
-from livetape.gateway.hub import Hub, candidates, event_for
+from livetape.gateway.hub import MAX_OWN_PATTERNS, Hub, candidates, event_for
+from livetape.gateway.member import Writer
 from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.topic import Topic, TopicKey
@@ -127,6 +127,32 @@ def test_without_an_owner_each_principal_has_its_own_topic() -> None:
     assert (one.proven, one.readable, known.proven, known.readable) == (True, False, True, True)
     job = made.hold(TopicKey(Subject(Kind.JOB, "J"), Principal("U")), job_channel("J"))
     assert (job.proven, job.readable) == (False, False)
+
+
+def test_many_patterns_of_one_user_become_one() -> None:
+    made = hub()
+    topics = []
+    for number in range(MAX_OWN_PATTERNS * 3):
+        name = str(number)
+        key = TopicKey(Subject(Kind.EXECUTION, name), Principal("U"))
+        topics.append(made.hold(key, execution_pattern("U", graph_exec_id=name)))
+    anothers = made.hold(TopicKey(EXECUTION, Principal("V")), execution_pattern("V", graph_exec_id="E"))
+    known = made.hold(TopicKey(EXECUTION), CHANNEL)
+    asked = {topic.listens_to for topic in topics}
+    assert len(asked) == MAX_OWN_PATTERNS + 1
+    assert execution_pattern("U") in asked
+    assert (anothers.listens_to, known.listens_to) == (anothers.pattern, CHANNEL)
+    for topic in topics:
+        assert matches(topic.listens_to, execution_channel("U", "any", topic.subject.id))
+        assert made.routed(execution_channel("U", "any", topic.subject.id)) == [topic]
+        assert topic.listens_to.startswith("execution_event/U/")
+    for topic in topics:
+        assert made.release(topic)
+    again = made.hold(TopicKey(EXECUTION, Principal("U")), execution_pattern("U", graph_exec_id="E"))
+    assert again.listens_to == again.pattern
+    made.release(again)
+    made.release(anothers)
+    assert not made._patterned
 
 
 def test_a_hole_names_the_topic_to_repair() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from livetape.adapters.memory.ephemeral import MemoryEphemeral
+from livetape.auth import Principal
 from livetape.errors import LogUnavailableError
 from livetape.events.log import Entry, Position, Tape
-from livetape.gateway.compat import CompatResume, Kept
-from livetape.gateway.old_clients import PATIENCE_S
+from livetape.gateway.compat import CompatResume, Kept, Record
+from livetape.gateway.old_clients import PATIENCE_S, SAVE_EVERY_S, OldClients
 from livetape.gateway.subjects import Kind, Subject
 from livetape.testing.fakes import FakeLog, ManualClock
 from unit.gateway.rig import Client, Rig, offsets, rigged
@@ -162,3 +164,69 @@ async def test_who_knows_how_to_continue_is_given_nothing(rig: Rig, store: Memor
     await client.expect_silence()
     await client.hang_up()
     assert await kept(store, rig) == {"E": 1}
+
+
+async def test_a_socket_that_changes_fast_is_written_down_seldom() -> None:
+    written: list[str] = []
+
+    class Store(MemoryEphemeral):
+        async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
+            written.append(key)
+            await super().put(key, value, ttl_s=ttl_s)
+
+    store, clock = Store(clock=ManualClock()), ManualClock()
+    compat = CompatResume(store, clock=clock, sleep=at_once)
+    clients = OldClients(compat, sleep=clock.sleep, clock=clock)
+    running = asyncio.create_task(clients.run())
+    connection: Any = Socket(compat)
+
+    async def change(offset: int) -> None:
+        connection.arrived[Subject(Kind.EXECUTION, "E")] = Position("e", offset)
+        clients.changed(connection)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def stands() -> int:
+        other = CompatResume(store, clock=ManualClock())
+        data = await store.get(other.slot("U").prefix + ":0")
+        record = None if data is None else Record.decode(data)
+        return 0 if record is None else record.kept[0].position.offset
+
+    await change(1)
+    assert await stands() == 1, "the first change at once"
+    for offset in range(2, 100):
+        await change(offset)
+    assert await stands() == 1
+    clock.advance(SAVE_EVERY_S)
+    await settle()
+    assert await stands() == 99, "and the last one soon"
+    assert len([key for key in written if key.endswith(":0")]) == 1, "after the first, which makes the slot"
+    clock.advance(SAVE_EVERY_S)
+    await settle()
+    await change(100)
+    assert await stands() == 100, "a change after a while at once again"
+    await change(101)
+    await clients.settled()
+    assert await stands() == 101
+    await change(102)
+    clients.lost(connection, clean=False, left=False)
+    await clients.settled()
+    assert await stands() == 102
+    running.cancel()
+    await asyncio.wait({running})
+
+
+class Socket:
+    """As much of a `Connection` as is asked here."""
+
+    def __init__(self, compat: CompatResume) -> None:
+        self.session = self
+        self.is_plain, self.is_barred = True, False
+        self.principal = Principal("U")
+        self.slot = None
+        self.arrived: dict[Subject, Position | None] = {}
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)

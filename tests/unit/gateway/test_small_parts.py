@@ -14,7 +14,9 @@ from livetape.gateway.close_codes import CloseCode, close_code_of
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.rate import TokenBucket
 from livetape.gateway.redaction import RedactTokens, redact
+from livetape.gateway.reports import REPORTS_AT_ONCE, REPORTS_PER_SECOND, ClientReports
 from livetape.settings import GatewaySettings
+from livetape.testing.fakes import ManualClock
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,17 @@ def test_tokens_do_not_reach_the_log(text: str, safe: str) -> None:
     plain = logging.LogRecord("x", logging.INFO, "", 0, text, None, None)
     RedactTokens().filter(plain)
     assert plain.getMessage() == safe
+
+
+def test_what_clients_report_is_bounded_and_says_how_much_was_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    reports = ClientReports(clock)
+    with caplog.at_level("INFO", "livetape"):
+        for _ in range(1000):
+            reports.tell("x" * 2000)
+        assert len(caplog.records) == REPORTS_AT_ONCE
+        assert all(len(record.getMessage()) < 600 for record in caplog.records)
+        clock.advance(1 / REPORTS_PER_SECOND)
+        reports.tell("y")
+        assert len(caplog.records) == REPORTS_AT_ONCE + 1
+        assert vars(caplog.records[-1])["left_out"] == 1000 - REPORTS_AT_ONCE

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from livetape.adapters.memory.bus import MemoryBus
@@ -25,11 +26,15 @@ READER = Principal("U", token_id="T1")
 
 
 class Site:
-    def __init__(self) -> None:
+    def __init__(self, *, one_user: bool = False, **options: Any) -> None:
         self.bus, self.log = MemoryBus(), FakeLog()
         self.revoked: set[str | None] = set()
         self.streams = TapeStreams(
-            GatewayOptions(), self.bus, self.log, is_revoked=lambda reader: reader.token_id in self.revoked
+            GatewayOptions(**options),
+            self.bus,
+            self.log,
+            is_revoked=lambda reader: reader.token_id in self.revoked,
+            one_user=one_user,
         )
         self.publisher = Publisher(self.bus, self.log)
 
@@ -66,8 +71,8 @@ class Site:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Site]:
-    site = Site()
+async def opened(**options: Any) -> AsyncIterator[Site]:
+    site = Site(**options)
     await site.publisher.create()
     running = asyncio.create_task(site.streams.run())
     await site.streams.ready.wait()
@@ -113,3 +118,42 @@ async def test_who_was_revoked_while_the_stream_was_opened_gets_nothing_of_it() 
         await asyncio.wait_for(task, PATIENCE_S)
         await site.publisher.node(1)
         assert b"node_execution" not in task.result()
+
+
+async def refusal(site: Site, reader: Principal | None) -> tuple[int, str]:
+    headers = [(b"accept", b"text/event-stream")]
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+    tape = await site.log.describe(execution_tape("E"))
+    assert tape is not None
+    response = await site.streams.respond(Request(scope), tape, reader=reader)
+    with pytest.raises(HTTPException) as raised:
+        await response(scope, nothing, nothing)
+    return raised.value.status_code, (raised.value.headers or {})["Retry-After"]
+
+
+async def nothing(message: Any = None) -> Any:
+    raise AssertionError(message)
+
+
+async def test_one_user_has_so_many_streams_and_a_process_has() -> None:
+    async with opened(max_streams_per_user=2, max_streams=4) as site:
+        first = await site.watch(READER)
+        await site.watch(Principal("U", token_id="T2"))
+        assert await refusal(site, READER) == (429, "30")
+        await site.watch(Principal("V"))
+        assert await refusal(site, READER) == (429, "30")
+        await site.watch(None)
+        assert await refusal(site, None) == (503, "30")
+        site.streams.end_of(lambda reader, _: reader == READER)
+        await asyncio.wait_for(first, PATIENCE_S)
+        assert site.streams.open == 3
+        await site.watch(READER)
+        site.streams.end_all()
+
+
+async def test_where_nobody_is_asked_who_he_is_all_streams_are_one_users() -> None:
+    async with opened(one_user=True, max_streams_per_user=1, max_streams=3) as site:
+        for _ in range(3):
+            await site.watch(READER)
+        assert await refusal(site, READER) == (503, "30")
+        site.streams.end_all()

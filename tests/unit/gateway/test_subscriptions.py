@@ -11,6 +11,7 @@ from livetape.auth import Principal
 from livetape.errors import LogUnavailableError
 from livetape.events.channel import job_channel, job_tape
 from livetape.events.log import Position, Tape
+from livetape.events.recovery import Gap
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.subscription import Subscription
 from livetape.gateway.subscriptions import ALLOW_TRIES, Subscriptions
@@ -98,5 +99,5 @@ async def test_what_the_log_does_not_have_cannot_be_continued(rig: Rig) -> None:
     position = await rig.publisher.job("task_started")
     subscription = await watched(rig)
     subscription.topic.run_ahead(position.offset)
-    subscription.topic.position = Position(position.epoch, 9)
+    subscription.topic.lose(Gap(position.offset + 1, 9, position.epoch))
     assert subscription.resume_position == position

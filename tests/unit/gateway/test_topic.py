@@ -14,8 +14,9 @@ from livetape.events.log import Position
 from livetape.events.recovery import Gap, Tail, merge
 from livetape.events.tape_event import TapeEvent, shortened
 from livetape.gateway.asked import Doubt
-from livetape.gateway.fan_out import FanOut, Tally, Writer
+from livetape.gateway.fan_out import FanOut, Tally
 from livetape.gateway.forms import LinesForm, SocketForm
+from livetape.gateway.member import Writer
 from livetape.gateway.messages import Push
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.topic import Topic, TopicKey

@@ -1,5 +1,5 @@
 """What the fast path uses inside uvicorn and websockets. When one of these fails, the libraries have moved: look at
-`gateway/transports/uvicorn.py`, `live_socket.py` and `http.py` before raising the pinned range."""
+`gateway/transports/uvicorn.py`, `inbound.py` and `http.py` before raising the pinned range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
-from livetape.gateway.transports.live_socket import LiveSocket, sole_frame
+from livetape.gateway.transports.inbound import sole_frame
+from livetape.gateway.transports.live_socket import LiveSocket
 
 
 def short_frame(head: int, payload: bytes) -> bytes:
@@ -116,7 +117,18 @@ async def test_the_http_protocol_has() -> None:
     assert protocol.cycle is None
 
 
-@given(st.one_of(st.binary(max_size=140), st.builds(short_frame, st.integers(0, 255), st.binary(max_size=130))))
+def long_frame(head: int, payload: bytes, more: int = 0) -> bytes:
+    return bytes((head, 0xFE)) + (len(payload) + more).to_bytes(2, "big") + b"\x37\xfa\x21\x3d" + payload
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=140),
+        st.builds(short_frame, st.integers(0, 255), st.binary(max_size=130)),
+        st.builds(long_frame, st.sampled_from([0x81, 0x82, 0x01, 0x8A, 0xC1]), st.binary(min_size=120, max_size=300)),
+        st.builds(long_frame, st.just(0x81), st.binary(min_size=120, max_size=300), st.integers(-2, 2)),
+    )
+)
 def test_the_short_way_takes_only_what_the_parser_takes_so(data: bytes) -> None:
     frame = sole_frame(data)
     if frame is not None:
@@ -132,3 +144,10 @@ def test_the_short_way_is_taken() -> None:
     assert sole_frame(short_frame(0x81, b"x" * 125)) is not None
     assert sole_frame(short_frame(0x8A, b"")) is not None
     assert sole_frame(short_frame(0x81, b"x" * 126)) is None
+    for size in (126, 127, 128, 200, 4000):
+        frame = sole_frame(long_frame(0x81, bytes(size)))
+        assert frame is not None
+        assert len(frame.data) == size
+    assert sole_frame(long_frame(0x81, b"x" * 125)) is None
+    assert sole_frame(long_frame(0x81, b"x" * 200, 1)) is None
+    assert sole_frame(long_frame(0x8A, b"x" * 200)) is None

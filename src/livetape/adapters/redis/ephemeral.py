@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from livetape.adapters.redis.commands import Commands, RedisLinkError, RedisReplyError, Word
@@ -36,6 +38,23 @@ class RedisEphemeral(Ephemeral):
         check(key)
         return _bytes(await self._send("GET", key))
 
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        for key in keys:
+            check(key)
+        names = [self._prefix + key for key in keys]
+        # All leave together: nothing here gives the loop away before the last one is handed over.
+        answers = [asyncio.ensure_future(self._commands.send(("GET", name), name)) for name in names]
+        try:
+            return [_bytes(await answer) for answer in answers]
+        except (RedisLinkError, RedisReplyError) as error:
+            raise _unavailable(error) from error
+        finally:
+            for answer in answers:
+                if not answer.done():
+                    answer.cancel()
+                elif not answer.cancelled():
+                    answer.exception()  # of several one is told
+
     async def take(self, key: str) -> bytes | None:
         check(key)
         return _bytes(await self._send("GETDEL", key))
@@ -57,7 +76,11 @@ class RedisEphemeral(Ephemeral):
         try:
             return await self._commands.send(words, name)
         except (RedisLinkError, RedisReplyError) as error:
-            raise StoreUnavailableError(f"the ephemeral store cannot be used: {error}") from error
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the ephemeral store cannot be used: {error}")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from livetape.adapters.redis.sources import Sources
 from livetape.events.bus import BusMessage
 from livetape.events.channel import is_pattern
-from livetape.events.funnel import Funnel
+from livetape.events.funnel import NO_LANES, Funnel
 from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES
 from livetape.events.outlet import Outlet
 from livetape.events.routing import MAX_REMEMBERED_CHANNELS, RoutingIndex
+from livetape.observability import get_logger
+
+logger = get_logger(__name__)
 
 _NEW: Final = tuple.__new__
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """What to do with the messages of one channel: the source that counts, where they go, how many copies come."""
 
     source: bytes | None
@@ -42,6 +47,10 @@ class Router:
         self._routes: dict[bytes, Route] = {}
         self._outlets: set[Outlet] = set()
         self._funnels: tuple[Funnel, ...] = ()
+        self._express: Funnel | None = None  # the first one that has lanes: nobody else's are used
+        self._others: dict[str, set[Outlet]] = {}  # who else listens, by channel or pattern
+        self._barred: set[bytes] = set()  # those channels
+        self._others_patterns: set[str] = set()
         self._holding = False
         self._held: deque[tuple[tuple[Callable[[BusMessage], object], ...], BusMessage]] = deque()
         self._held_bytes = 0
@@ -55,20 +64,31 @@ class Router:
         self._outlets.add(outlet)
         if isinstance(outlet, Funnel):
             self._funnels = (*self._funnels, outlet)
+            if self._express is None and outlet.lanes is not NO_LANES:
+                self._express = outlet
 
     def close(self, outlet: Outlet) -> None:
         """Undo `open`."""
         self._outlets.discard(outlet)
         self._funnels = tuple(funnel for funnel in self._funnels if funnel is not outlet)
+        if outlet is self._express:
+            self._express = None
 
     def attach(self, pattern: str, outlet: Outlet) -> bool:
         """See `RoutingIndex.attach`."""
         self._forget(pattern)
+        if outlet is not self._express:
+            self._others.setdefault(pattern, set()).add(outlet)
+            self._bar(pattern)
         return self.index.attach(pattern, outlet)
 
     def detach(self, pattern: str, outlet: Outlet) -> bool:
         """See `RoutingIndex.detach`."""
         self._forget(pattern)
+        others = self._others.get(pattern)
+        if others is not None:
+            others.discard(outlet)
+            self._bar(pattern)
         return self.index.detach(pattern, outlet)
 
     def route(self, channel: bytes) -> Route:
@@ -97,32 +117,50 @@ class Router:
 
         Those who want what came together in one call get it at the end.
         """
-        routes = self._routes
-        known = 0
+        if self._holding:
+            for push in pushes:
+                one(push)
+            return
+        routes, lanes = self._routes, self._free_lanes()
+        known = taken = 0
         for push in pushes:
-            if push[0] == b"message" and (route := routes.get(push[1])) is not None and not self._holding:
-                source, name, _, _, takers = route
-                if source is None:
-                    message = _NEW(BusMessage, (name, push[2], False))  # without its keyword arguments: half the time
-                    for take in takers:
-                        take(message)
-                    known += 1
+            if push[0] != b"message":
+                one(push)
+                continue
+            channel = push[1]
+            lane = lanes.get(channel)
+            if lane is not None:
+                try:
+                    if lane(push[2]):
+                        taken += 1
+                        continue
+                except Exception:  # the sink gets it, and is told that something may be missing
+                    logger.exception("a lane raised", extra={"action": "bus_sink_failed"})
+                    for funnel in self._funnels:
+                        funnel.mark_gap()
+            if (route := routes.get(channel)) is not None:
+                if route.source is not None:
+                    continue
+                known += 1
+                message = _NEW(BusMessage, (route.channel, push[2], False))  # half the time without keyword arguments
+                for take in route.takers:
+                    take(message)
             else:
                 one(push)
-        self.messages += known
-        self._flush()
+        self.messages += known + taken
+        self._flush(taken)
 
     def message(self, source: bytes | None, channel: bytes, data: bytes) -> None:
         """One copy, by the pattern `source` or by the exact channel."""
-        expected, name, _, _, takers = self._routes.get(channel) or self.route(channel)
-        if source != expected:
+        route = self._routes.get(channel) or self.route(channel)
+        if source != route.source:
             return
-        message = BusMessage(name, data)
+        message = BusMessage(route.channel, data)
         if self._holding:
-            self._hold(takers, message)
+            self._hold(route.takers, message)
             return
         self.messages += 1
-        for take in takers:
+        for take in route.takers:
             take(message)
 
     def changed(self, pattern: str, confirmed: bool) -> None:
@@ -155,9 +193,9 @@ class Router:
         self._held_bytes = 0
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, taken: int = 0) -> None:
         for funnel in self._funnels:
-            funnel.flush()
+            funnel.flush(taken if funnel is self._express else 0)
 
     def _hold(self, takers: tuple[Callable[[BusMessage], object], ...], message: BusMessage) -> None:
         """What no longer fits is dropped: the marker that will stand before it speaks for it too."""
@@ -166,6 +204,25 @@ class Router:
         while len(self._held) > self._max_held or self._held_bytes > self._max_held_bytes:
             _, oldest = self._held.popleft()
             self._held_bytes -= len(oldest.data)
+
+    def _free_lanes(self) -> Mapping[bytes, Callable[[bytes], bool]]:
+        if self._express is None or self._others_patterns:
+            return NO_LANES
+        lanes = self._express.lanes
+        for channel in self._barred:
+            if channel in lanes:
+                return {channel: lane for channel, lane in lanes.items() if channel not in self._barred}
+        return lanes
+
+    def _bar(self, pattern: str) -> None:
+        """Lanes take nothing away from others who listen."""
+        listened = bool(self._others[pattern])
+        if not listened:
+            del self._others[pattern]
+        if is_pattern(pattern):
+            (self._others_patterns.add if listened else self._others_patterns.discard)(pattern)
+        else:
+            (self._barred.add if listened else self._barred.discard)(pattern.encode())
 
     def _forget(self, pattern: str) -> None:
         if is_pattern(pattern):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from livetape.events.channel import is_pattern, redis_pattern
+from livetape.events.routing import Patterns
 
 
 def server_name(pattern: str) -> bytes:
@@ -23,11 +24,11 @@ def own_pattern(name: bytes) -> str:
 
 
 class Sources:
-    """The channels and patterns that the server has confirmed, in the order of its confirmations."""
+    """The channels and patterns that the server has confirmed so far."""
 
     def __init__(self) -> None:
         self._exact: set[str] = set()
-        self._patterns: dict[str, re.Pattern[str]] = {}
+        self._patterns = Patterns(_as_the_server_matches)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._patterns)
@@ -40,21 +41,21 @@ class Sources:
     def confirm(self, pattern: str) -> None:
         """From here on the server sends copies for it."""
         if is_pattern(pattern):
-            self._patterns.setdefault(pattern, _as_the_server_matches(pattern))
+            self._patterns.add(pattern)
         else:
             self._exact.add(pattern)
 
     def withdraw(self, pattern: str) -> None:
         """From here on it sends none any more."""
         self._exact.discard(pattern)
-        self._patterns.pop(pattern, None)
+        self._patterns.discard(pattern)
 
     def of(self, channel: str) -> tuple[bytes | None, int]:
         """The source whose copy counts and how many copies there are.
 
         The source is the name of a pattern, or None for the exact channel (and when there are no copies).
         """
-        matching = [pattern for pattern, regex in self._patterns.items() if regex.fullmatch(channel)]
+        matching = list(self._patterns.matching(channel))
         if channel in self._exact:
             return None, 1 + len(matching)
         return (server_name(matching[0]) if matching else None), len(matching)

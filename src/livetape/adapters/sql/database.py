@@ -11,28 +11,46 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from livetape.clock import Clock, SystemClock
 from livetape.errors import StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
 
 class Database(ABC):
-    """Runs units of work."""
+    """Runs units of work: functions of a connection that do nothing but read and write there.
+
+    A unit may be run several times until one run is committed, so it keeps nothing from an earlier run. What it reads
+    and then writes was not changed by anybody in between. Cancelling the caller does not take a unit back.
+
+    Writes raise:
+        StoreUnavailableError: nothing of it was written.
+        CommitUnknownError: nobody knows whether it was written. Never repeat such a unit as it is: read first, or let
+            a lease or a doorbell bring the matter up again.
+    """
 
     @abstractmethod
-    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False, read_committed: bool = False) -> T:
         """Run it in a transaction; returns after the commit. An exception of the unit rolls it back.
 
         `brief`: it writes a few rows and reads next to nothing. SQLite may then do it in the event loop.
+        `read_committed`: each statement sees what was committed before it, instead of all statements the same; for
+        units of one conditional statement that many run at once on the same rows.
+        """
+
+    @abstractmethod
+    async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
+        """Like `write`, while no other process is in a `locked_write` with this key. The unit sees what they wrote.
 
         Raises:
-            StoreUnavailableError: nothing of it was written.
+            LockTimeoutError: others held the key all the time; the unit did not run.
         """
 
     @abstractmethod
@@ -42,6 +60,10 @@ class Database(ABC):
     @abstractmethod
     def write_now(self, unit: Callable[[Connection], T]) -> T:
         """Like `write`, ahead of everything that waits, for threads that are no event loop. Blocks."""
+
+    @abstractmethod
+    def now(self, db: Connection) -> datetime:
+        """The moment by the one clock that all processes on this database go by (leases), inside a unit. UTC."""
 
 
 class UnitWriter(Protocol):
@@ -61,18 +83,25 @@ class UnitReader(Protocol):
 class SqliteDatabase(Database):
     """Units of the process's one writer. Commits belong to it: SQLAlchemy never begins or ends a transaction."""
 
-    def __init__(self, writer: UnitWriter, readers: UnitReader) -> None:
+    def __init__(self, writer: UnitWriter, readers: UnitReader, *, clock: Clock | None = None) -> None:
         self._writer = writer
         self._readers = readers
+        self._clock = clock or SystemClock()
         self._local = threading.local()
         # Its own unit, alone: the first connect of an engine rolls back what is open on the connection.
         self._write_connection = writer.submit(_core_connection).result()
 
-    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def write(self, unit: Callable[[Connection], T], *, brief: bool = False, read_committed: bool = False) -> T:
         try:
             return await self._writer.run(lambda _: unit(self._write_connection), brief=brief)
         except (sqlite3.Error, DatabaseError) as error:
             raise _mapped(error) from error
+
+    async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
+        return await self.write(unit)  # there is one writer: every unit has the file to itself
+
+    def now(self, db: Connection) -> datetime:
+        return self._clock.now()
 
     def write_now(self, unit: Callable[[Connection], T]) -> T:
         try:

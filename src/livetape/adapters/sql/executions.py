@@ -2,74 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Boolean, Connection, Integer, Row, bindparam, case, func, insert, select, update
+from pydantic_core import from_json, to_json
+from sqlalchemy import Connection, Row, func, literal, select, update
 
+from livetape.adapters.sql import leasing, reviews, starting
 from livetape.adapters.sql.database import Database
-from livetape.adapters.sql.prepared import Prepared, micros
-from livetape.adapters.sql.queue import insert_doorbell
-from livetape.adapters.sql.tables import event, execution, idempotency, node_execution, node_output, tape
+from livetape.adapters.sql.execution_rows import (
+    get_row,
+    hold_row,
+    read_nodes,
+    set_fence,
+    write_events,
+    write_nodes,
+)
+from livetape.adapters.sql.tables import execution, node_execution, queue_pause, tape
+from livetape.adapters.sql.transitions import CANCELLED, NEVER, Transitions, Written
 from livetape.clock import Clock, SystemClock
-from livetape.engine.queue import Doorbell
-from livetape.errors import ConflictError, LeaseLostError, NotFoundError
-from livetape.events.channel import execution_channel, execution_tape
+from livetape.errors import LeaseLostError, NotFoundError, StoreUnavailableError
 from livetape.events.executions import ALLOWED_SOURCES, ExecutionStatus
-from livetape.events.log import NewEvent
-from livetape.store.execution_events import execution_outputs, graph_event, stored_node_event
+from livetape.observability import get_logger
 from livetape.store.executions import (
+    ClaimLimits,
     CommitListener,
-    Committed,
+    ExecutionChange,
     ExecutionRow,
     ExecutionStore,
     IdempotencyKey,
     NewExecution,
     NodeRow,
+    Outcomes,
+    QueueFigures,
     Renewal,
     Step,
+    Swept,
 )
+from livetape.store.reviews import Decision, ReviewRow
 
-START_ROUTE: Final = "start_execution"
-IDEMPOTENCY_FOR: Final = timedelta(hours=24)
+T = TypeVar("T")
+logger = get_logger(__name__)
+
 BRIEF_BYTES: Final = 64 * 1024
 """A step with more than this in its events is not brief (`Database.write`)."""
 
-RECOVERY_DELAYS_S: Final = (0, 1, 5, 30, 120)
-"""Waits before an execution is tried again after its worker was lost; after the last one it is poison."""
+_NO_LIMITS: Final = ClaimLimits()
 
-_STARTED: Final = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING, ExecutionStatus.REVIEW)
 
-_COUNTED = {
-    "last_number": tape.c.last_number + bindparam("count", type_=Integer),
-    "final": tape.c.final | bindparam("last", type_=Boolean),
-}
-_ALLOT: Final = Prepared(
-    update(tape)
-    .where(tape.c.id == bindparam("tape"), tape.c.fence == bindparam("lease"))
-    .values(_COUNTED)
-    .returning(tape.c.last_number)
-)
-_ALLOT_UNFENCED: Final = Prepared(
-    update(tape).where(tape.c.id == bindparam("tape")).values(_COUNTED).returning(tape.c.last_number)
-)
-_INSERT_EVENTS: Final = Prepared(insert(event), ["tape_id", "number", "event_type", "payload", "final", "time"])
-_INSERT_NODES: Final = Prepared(insert(node_execution), [c.name for c in node_execution.columns])
-_INSERT_OUTPUTS: Final = Prepared(insert(node_output), [c.name for c in node_output.columns])
-_SAME_NODE = (node_execution.c.execution_id == bindparam("of")) & (node_execution.c.seq == bindparam("nr"))
-_FILL_NODE: Final = Prepared(update(node_execution).where(_SAME_NODE).values(inputs=bindparam("inputs")))
-_TOUCH_NODE: Final = Prepared(
-    update(node_execution)
-    .where(_SAME_NODE)
-    .values({name: bindparam(name) for name in ("status", "status_reason", "queue_time", "start_time", "end_time")})
-)
-_PROGRESS: Final = Prepared(update(execution).where(execution.c.id == bindparam("of")).values(recoveries=0))
-_FENCE = update(tape).where(tape.c.id == bindparam("tape")).values(fence=bindparam("lease"))
+def _unheard(_execution_id: str) -> None:
+    """Nobody runs anything here."""
 
 
 class SqlExecutionStore(ExecutionStore):
-    """`on_commit` is called with what a commit wrote, `ring` when it wrote a doorbell; both after the commit."""
+    """`on_commit` is called with what a commit wrote, `ring` when it wrote a doorbell, `hint` with executions that run
+    and should look at their row; all after the commit."""
 
     def __init__(
         self,
@@ -78,95 +66,56 @@ class SqlExecutionStore(ExecutionStore):
         on_commit: CommitListener,
         ring: Callable[[], None],
         clock: Clock | None = None,
+        hint: Callable[[str], None] = _unheard,
     ) -> None:
         self._database = database
         self._on_commit = on_commit
         self._ring = ring
         self._clock = clock or SystemClock()
+        self._hint = hint
+
+    def on_hint(self, hint: Callable[[str], None]) -> None:
+        """Whom to tell from now on; for who is made after the store."""
+        self._hint = hint
+
+    async def _change(
+        self,
+        unit: Callable[[Transitions], T],
+        *,
+        brief: bool = False,
+        lock: str | None = None,
+        local: bool = False,
+        fenced: bool = False,
+    ) -> T:
+        """Run it in one transaction and tell afterwards. `local`: nothing is due by the moment, no lease and no
+        doorbell. `fenced`: its first
+        statement checks the lease and keeps it, and it reads nothing that others change meanwhile."""
+
+        def run(db: Connection) -> tuple[T, Written]:
+            # made anew each time: the database may run a unit more than once
+            change = Transitions(db, self._clock.now() if local else self._database.now(db))
+            return unit(change), change.written
+
+        if lock is None:
+            result, written = await self._database.write(run, brief=brief, read_committed=fenced)
+        else:
+            result, written = await self._database.locked_write(lock, run)
+        for committed in written.committed:
+            self._on_commit(committed)
+        if written.rang:
+            self._ring()
+        for execution_id in written.hints:
+            self._hint(execution_id)
+        return result
+
+    # -- starting and reading --------------------------------------------------------------------------------------
 
     async def start(self, new: NewExecution, *, idempotency: IdempotencyKey | None = None) -> tuple[ExecutionRow, bool]:
-        brief = len(new.inputs) <= BRIEF_BYTES
-        row, written = await self._database.write(lambda db: self._start(db, new, idempotency), brief=brief)
-        if written is not None:
-            self._on_commit(written)
-            self._ring()
-        return row, written is None
-
-    def _start(
-        self, db: Connection, new: NewExecution, key: IdempotencyKey | None
-    ) -> tuple[ExecutionRow, Committed | None]:
-        now = self._clock.now()
-        if key is not None:
-            earlier = self._remembered(db, new, key, now)
-            if earlier is not None:
-                return _get(db, earlier), None
-        tape_id = db.execute(
-            insert(tape).returning(tape.c.id),
-            {
-                "name": execution_tape(new.id),
-                "owner": new.user_id,
-                "graph_id": new.graph_id,
-                "channel": execution_channel(new.user_id, new.graph_id, new.id),
-                "epoch": new.epoch,
-                "last_number": 0,
-                "first_number": 1,
-                "final": False,
-                "published": 0,
-                "created_at": new.created_at,
-            },
-        ).scalar_one()
-        row = ExecutionRow(
-            id=new.id,
-            user_id=new.user_id,
-            graph_id=new.graph_id,
-            graph_version=new.graph_version,
-            status=ExecutionStatus.QUEUED,
-            status_reason=None,
-            inputs=new.inputs,
-            stats=b"{}",
-            created_at=new.created_at,
-            started_at=None,
-            ended_at=None,
-            cancel_requested=False,
-            lease_owner=None,
-            lease_no=0,
-            lease_until=None,
-            recoveries=0,
-            tape_id=tape_id,
-            epoch=new.epoch,
-        )
-        db.execute(insert(execution), _values(row))
-        written = _write_events(db, row, [graph_event(row)], now, fenced=False)
-        insert_doorbell(db, Doorbell(new.id), self._clock)
-        return row, written
-
-    def _remembered(self, db: Connection, new: NewExecution, key: IdempotencyKey, now: datetime) -> str | None:
-        mine = (
-            (idempotency.c.user_id == new.user_id)
-            & (idempotency.c.route == START_ROUTE)
-            & (idempotency.c.key == key.key)
-        )
-        db.execute(idempotency.delete().where(mine, idempotency.c.created_at < now - IDEMPOTENCY_FOR))
-        found = db.execute(select(idempotency).where(mine)).one_or_none()
-        if found is None:
-            db.execute(
-                insert(idempotency),
-                {
-                    "user_id": new.user_id,
-                    "route": START_ROUTE,
-                    "key": key.key,
-                    "fingerprint": key.fingerprint,
-                    "execution_id": new.id,
-                    "created_at": now,
-                },
-            )
-            return None
-        if found.fingerprint != key.fingerprint:
-            raise ConflictError("this Idempotency-Key was used with another request", reason="idempotency")
-        return str(found.execution_id)
+        brief = len(new.inputs) <= BRIEF_BYTES and not new.nodes
+        return await self._change(lambda change: starting.start_once(change, new, idempotency), brief=brief)
 
     async def get(self, execution_id: str, *, user_id: str | None = None) -> ExecutionRow:
-        return await self._database.read(lambda db: _get(db, execution_id, user_id))
+        return await self._database.read(lambda db: get_row(db, execution_id, user_id))
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, limit: int = 25, offset: int = 0
@@ -190,240 +139,239 @@ class SqlExecutionStore(ExecutionStore):
         return await self._database.read(read)
 
     async def nodes(self, execution_id: str, *, with_outputs: bool = True) -> Sequence[NodeRow]:
-        return await self._database.read(lambda db: _nodes(db, execution_id, with_outputs=with_outputs))
+        return await self._database.read(lambda db: read_nodes(db, execution_id, with_outputs=with_outputs))
 
-    async def claim(self, execution_id: str, *, owner: str, lease_seconds: float) -> ExecutionRow | None:
-        def unit(db: Connection) -> tuple[ExecutionRow, Committed] | None:
-            now = self._clock.now()
-            claimed = db.execute(
-                update(execution)
-                .where(
-                    execution.c.id == execution_id,
-                    execution.c.status.in_([ExecutionStatus.QUEUED, ExecutionStatus.INCOMPLETE]),
-                )
-                .values(
-                    status=ExecutionStatus.RUNNING,
-                    status_reason=None,
-                    started_at=func.coalesce(execution.c.started_at, _moment(now)),
-                    lease_owner=owner,
-                    lease_no=execution.c.lease_no + 1,
-                    lease_until=now + timedelta(seconds=lease_seconds),
-                )
-                .returning(execution)
-            ).one_or_none()
-            if claimed is None:
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    async def claim(
+        self, execution_id: str, *, owner: str, lease_seconds: float, limits: ClaimLimits | None = None
+    ) -> ExecutionRow | None:
+        limits = limits or _NO_LIMITS
+        lock = None
+        if limits.per_user is not None or limits.per_graph is not None:
+            # Slots are counted from rows: nobody else may count this user's at the same time.
+            try:
+                lock = f"slots:{(await self.get(execution_id)).user_id}"
+            except NotFoundError:
                 return None
-            row = _row(claimed)
-            db.execute(_FENCE, {"tape": row.tape_id, "lease": row.lease_no})
-            outputs = _outputs(db, row.id) if row.recoveries else None
-            return row, _write_events(db, row, [graph_event(row, outputs)], now, fenced=True)
-
-        claimed = await self._database.write(unit, brief=True)
-        if claimed is None:
-            return None
-        row, written = claimed
-        self._on_commit(written)
-        return row
+        return await self._change(
+            lambda change: leasing.claim(change, execution_id, owner, lease_seconds, limits), brief=True, lock=lock
+        )
 
     async def commit(self, step: Step, row: ExecutionRow) -> None:
         brief = sum(len(event.payload) for event in step.events) <= BRIEF_BYTES
-        written = await self._database.write(lambda db: self._commit(db, step, row), brief=brief)
-        if written is not None:
-            self._on_commit(written)
-
-    def _commit(self, db: Connection, step: Step, row: ExecutionRow) -> Committed | None:
-        # First the tape: allotting numbers and checking the lease are this one update.
-        written = _write_events(db, row, step.events, self._clock.now(), fenced=True, lease_no=step.lease_no)
-        change = step.change
-        if change is not None:
-            values: dict[str, Any] = {
-                "status": change.status,
-                "status_reason": change.status_reason,
-                "stats": change.stats,
-                "ended_at": change.ended_at,
-            }
-            if change.status is not ExecutionStatus.RUNNING:
-                values |= {"lease_owner": None, "lease_until": None}
-                db.execute(_FENCE, {"tape": row.tape_id, "lease": None})
-            changed = db.execute(
-                update(execution)
-                .where(
-                    execution.c.id == step.execution_id,
-                    execution.c.lease_no == step.lease_no,
-                    execution.c.status.in_(ALLOWED_SOURCES[change.status]),
-                )
-                .values(values)
-            )
-            if not changed.rowcount:
-                raise LeaseLostError
-        of = step.execution_id
-        if step.created:
-            _INSERT_NODES.run(db, [_node_values(of, node) for node in step.created])
-        if step.filled:
-            _FILL_NODE.run(db, [{"of": of, "nr": n.seq, "inputs": n.inputs} for n in step.filled])
-        if step.touched:
-            _TOUCH_NODE.run(
-                db,
-                [
-                    {
-                        "of": of,
-                        "nr": n.seq,
-                        "status": n.status.value,
-                        "status_reason": n.status_reason,
-                        "queue_time": micros(n.queue_time),
-                        "start_time": micros(n.start_time),
-                        "end_time": micros(n.end_time),
-                    }
-                    for n in step.touched
-                ],
-            )
-        if step.outputs:
-            _INSERT_OUTPUTS.run(
-                db,
-                [
-                    {"execution_id": of, "seq": o.seq, "position": o.index, "name": o.name, "value": o.value}
-                    for o in step.outputs
-                ],
-            )
-        if step.progressed:
-            _PROGRESS.run(db, [{"of": of}])
-        return written
-
-    def renew(self, owner: str, execution_ids: Sequence[str], lease_seconds: float) -> Renewal:
-        def unit(db: Connection) -> Renewal:
-            rows = db.execute(
-                update(execution)
-                .where(
-                    execution.c.id.in_(execution_ids),
-                    execution.c.lease_owner == owner,
-                    execution.c.status == ExecutionStatus.RUNNING,
-                )
-                .values(lease_until=self._clock.now() + timedelta(seconds=lease_seconds))
-                .returning(execution.c.id, execution.c.cancel_requested)
-            ).all()
-            return Renewal(
-                held=frozenset(row.id for row in rows),
-                cancelled=frozenset(row.id for row in rows if row.cancel_requested),
-            )
-
-        return self._database.write_now(unit)
-
-    async def hand_back(self, execution_id: str, *, lease_no: int, reason: str) -> None:
-        def unit(db: Connection) -> Committed:
-            now = self._clock.now()
-            row = _get(db, execution_id)
-            if row.lease_no != lease_no or row.status is not ExecutionStatus.RUNNING:
-                raise LeaseLostError
-            return self._requeue(db, row, reason, now, recoveries=row.recoveries, delay_s=0)
-
-        written = await self._database.write(unit)
-        self._on_commit(written)
-        self._ring()
-
-    async def request_cancel(self, execution_id: str, *, user_id: str) -> ExecutionRow:
-        def unit(db: Connection) -> tuple[ExecutionRow, Committed | None]:
-            now = self._clock.now()
-            row = _get(db, execution_id, user_id)
-            if row.status.is_terminal or row.cancel_requested:
-                return row, None
-            if row.status is not ExecutionStatus.RUNNING:
-                return self._end(db, row, ExecutionStatus.TERMINATED, "cancelled_by_user", now)
-            # It runs: the owner ends it. Told at once, so that watchers see that the wish was heard.
-            changed = db.execute(
-                update(execution)
-                .where(execution.c.id == row.id, execution.c.status == ExecutionStatus.RUNNING)
-                .values(cancel_requested=True, status_reason="cancel_requested")
-                .returning(execution)
-            ).one()
-            row = _row(changed)
-            return row, _write_events(db, row, [graph_event(row, _outputs(db, row.id))], now, fenced=False)
-
-        row, written = await self._database.write(unit)
-        if written is not None:
-            self._on_commit(written)
-        return row
-
-    async def recover(self, *, expired_before: datetime | None) -> Sequence[str]:
-        def unit(db: Connection) -> list[tuple[str, Committed]]:
-            now = self._clock.now()
-            lost = select(execution).where(execution.c.status == ExecutionStatus.RUNNING)
-            if expired_before is not None:
-                lost = lost.where(execution.c.lease_until < expired_before)
-            return [(row.id, self._recover_one(db, row, now)) for row in map(_row, db.execute(lost).all())]
-
-        recovered = await self._database.write(unit)
-        for _, written in recovered:
-            self._on_commit(written)
-        if recovered:
-            self._ring()
-        return [execution_id for execution_id, _ in recovered]
-
-    def _recover_one(self, db: Connection, row: ExecutionRow, now: datetime) -> Committed:
-        if row.cancel_requested:
-            return self._end(db, row, ExecutionStatus.TERMINATED, "cancelled_by_user", now)[1]
-        if row.recoveries >= len(RECOVERY_DELAYS_S):
-            return self._end(db, row, ExecutionStatus.FAILED, "poison", now)[1]
-        return self._requeue(
-            db,
-            row,
-            "worker_lost",
-            now,
-            recoveries=row.recoveries + 1,
-            delay_s=RECOVERY_DELAYS_S[row.recoveries],
+        goes_on = step.change is None and not step.abandoned
+        await self._change(
+            lambda change: self._commit(change, step, row),
+            brief=brief,
+            local=goes_on and not step.children,
+            fenced=goes_on,
         )
 
-    def _requeue(
-        self, db: Connection, row: ExecutionRow, reason: str, now: datetime, *, recoveries: int, delay_s: float
-    ) -> Committed:
-        changed = db.execute(
-            update(execution)
-            .where(execution.c.id == row.id)
-            .values(
-                status=ExecutionStatus.QUEUED,
-                status_reason=reason,
-                lease_owner=None,
-                lease_until=None,
-                recoveries=recoveries,
-            )
-            .returning(execution)
-        ).one()
-        db.execute(_FENCE, {"tape": row.tape_id, "lease": None})
-        row = _row(changed)
-        insert_doorbell(db, Doorbell(row.id, enqueue_no=row.lease_no), self._clock, delay_s)
-        return _write_events(db, row, [graph_event(row, _outputs(db, row.id))], now, fenced=False)
+    def _commit(self, change: Transitions, step: Step, row: ExecutionRow) -> None:
+        db = change.db
+        # First the tape: allotting numbers and checking the lease are this one update.
+        change.written.committed.append(
+            write_events(db, row, step.events, change.now, fenced=True, lease_no=step.lease_no)
+        )
+        if step.change is not None and not _parks(step.change):
+            self._end(change, step, step.change, row)
+        write_nodes(db, step)
+        for node_exec_id in step.abandoned:
+            change.abandon(node_exec_id)
+        for child in step.children:
+            starting.start_child(change, child)
+        for asked in step.reviews:
+            starting.open_review(change, row, asked)
+        if step.change is not None and _parks(step.change):
+            self._park(change, step, step.change)
 
-    def _end(
-        self, db: Connection, row: ExecutionRow, status: ExecutionStatus, reason: str, now: datetime
-    ) -> tuple[ExecutionRow, Committed]:
-        """End an execution that nobody runs, with the node executions that it leaves open."""
-        events: list[NewEvent] = []
-        for node in _nodes(db, row.id, with_outputs=True):
-            if node.status not in _STARTED:
-                continue
-            node.status, node.status_reason, node.end_time = ExecutionStatus.TERMINATED, reason, now
-            db.execute(
-                update(node_execution)
-                .where(node_execution.c.execution_id == row.id, node_execution.c.seq == node.seq)
-                .values(status=node.status, status_reason=reason, end_time=now)
-            )
-            events.append(stored_node_event(row, node))
-        changed = db.execute(
+    def _end(self, change: Transitions, step: Step, ended: ExecutionChange, row: ExecutionRow) -> None:
+        if step.is_parent:
+            change.stop_children(row.id)
+        values: dict[str, Any] = {
+            "status": ended.status,
+            "status_reason": ended.status_reason,
+            "stats": ended.stats,
+            "cost": ended.cost,
+            "ended_at": ended.ended_at,
+        }
+        if ended.status is not ExecutionStatus.RUNNING:
+            values |= {"lease_owner": None, "lease_until": None}
+            set_fence(change.db, row, None)
+        changed = change.db.execute(
             update(execution)
-            .where(execution.c.id == row.id)
-            .values(
-                status=status,
-                status_reason=reason,
-                ended_at=now,
-                lease_owner=None,
-                lease_until=None,
-                cancel_requested=case((execution.c.cancel_requested, True), else_=status is ExecutionStatus.TERMINATED),
+            .where(
+                execution.c.id == step.execution_id,
+                execution.c.lease_no == step.lease_no,
+                execution.c.status.in_(ALLOWED_SOURCES[ended.status]),
             )
-            .returning(execution)
-        ).one()
-        db.execute(_FENCE, {"tape": row.tape_id, "lease": None})
-        row = _row(changed)
-        events.append(graph_event(row, _outputs(db, row.id)))
-        return row, _write_events(db, row, events, now, fenced=False)
+            .values(values)
+        )
+        if not changed.rowcount:
+            raise LeaseLostError
+        if ended.status.is_terminal:
+            change.after_end(row, ran=True)
+
+    def _park(self, change: Transitions, step: Step, parked: ExecutionChange) -> None:
+        """Let it wait without a worker. What happened in the meantime makes it due at once, or ends it."""
+        row = get_row(change.db, step.execution_id)
+        if row.lease_no != step.lease_no or row.status is not ExecutionStatus.RUNNING:
+            raise LeaseLostError
+        if row.cancel_requested:
+            change.end(row, ExecutionStatus.TERMINATED, CANCELLED)
+            return
+        due = change.now if row.wakes > parked.wakes else parked.due_at or NEVER
+        change.park(row, parked.status, parked.status_reason, parked.stats, due)
+
+    async def effect(self, row: ExecutionRow, seq: int, place: int, unit: Callable[[Any], Any]) -> Any:
+        where = (node_execution.c.execution_id == row.id) & (node_execution.c.seq == seq)
+
+        def run(db: Connection) -> Any:
+            write_events(db, row, [], self._clock.now(), fenced=True)  # the lease is still ours, and stays so
+            recorded = db.execute(select(node_execution.c.effects).where(where)).scalar_one()
+            results = [] if recorded is None else from_json(recorded)
+            if place < len(results):
+                return results[place]
+            result = from_json(to_json(unit(db)))
+            effects = to_json([*results, result])
+            db.execute(update(node_execution).where(where).values(effects=effects))
+            return result
+
+        return await self._database.write(run)
+
+    def renew(self, owner: str, leases: Mapping[str, int], lease_seconds: float) -> Renewal:
+        return self._database.write_now(
+            lambda db: leasing.renew(db, owner, leases, self._database.now(db), lease_seconds)
+        )
+
+    async def hand_back(self, execution_id: str, *, lease_no: int, reason: str) -> None:
+        def unit(change: Transitions) -> None:
+            row = hold_row(change.db, execution_id)
+            if row.lease_no != lease_no or row.status is not ExecutionStatus.RUNNING:
+                raise LeaseLostError
+            change.requeue(row, reason, recoveries=row.recoveries, delay_s=0)
+
+        await self._change(unit)
+
+    # -- control ---------------------------------------------------------------------------------------------------
+
+    async def request_cancel(self, execution_id: str, *, user_id: str) -> ExecutionRow:
+        def unit(change: Transitions) -> ExecutionRow:
+            row = get_row(change.db, execution_id, user_id)
+            if row.status.is_terminal:
+                return row
+            return change.stop_tree(hold_row(change.db, execution_id))
+
+        return await self._change(unit)
+
+    async def outcomes(self, execution_id: str, children: Sequence[str], reviews_: Sequence[str]) -> Outcomes:
+        return await self._database.read(lambda db: reviews.outcomes(db, execution_id, children, reviews_))
+
+    async def reviews(
+        self,
+        user_id: str,
+        *,
+        execution_id: str | None = None,
+        node_exec_id: str | None = None,
+        waiting: bool = True,
+        limit: int = 100,
+    ) -> Sequence[ReviewRow]:
+        return await self._database.read(
+            lambda db: reviews.list_reviews(
+                db, user_id, execution_id=execution_id, node_exec_id=node_exec_id, waiting=waiting, limit=limit
+            )
+        )
+
+    async def decide(self, review_id: str, decision: Decision, *, user_id: str) -> ReviewRow:
+        return await self._change(lambda change: reviews.decide(change, review_id, decision, user_id))
+
+    async def pause(self, reason: str) -> None:
+        def unit(db: Connection) -> None:
+            if leasing.paused(db) is None:
+                db.execute(
+                    queue_pause.insert(),
+                    {"name": leasing.PAUSED, "since": self._database.now(db), "reason": reason},
+                )
+
+        await self._database.write(unit)
+
+    async def resume(self) -> None:
+        gone = queue_pause.delete().where(queue_pause.c.name == leasing.PAUSED)
+        await self._database.write(lambda db: db.execute(gone))
+        self._ring()
+
+    async def paused(self) -> str | None:
+        return await self._database.read(leasing.paused)
+
+    # -- what workers left -----------------------------------------------------------------------------------------
+
+    async def recover(self, *, expired_before: datetime | None) -> Sequence[str]:
+        lost = await self._database.read(lambda db: leasing.lost(db, expired_before))
+
+        def still(row: ExecutionRow) -> bool:
+            return expired_before is None or (row.lease_until is not None and row.lease_until < expired_before)
+
+        return await self._take_back(lost, lambda _: still)
+
+    async def release_owner(self, owner_prefix: str) -> Sequence[str]:
+        lost = await self._database.read(lambda db: leasing.lost(db, None, owner_prefix))
+        return await self._take_back(lost, lambda _: lambda row: (row.lease_owner or "").startswith(owner_prefix))
+
+    async def sweep(self, *, grace_seconds: float = 0) -> Swept:
+        def find(db: Connection) -> tuple[Sequence[str], Sequence[str], bool]:
+            now = self._database.now(db)
+            late = leasing.overdue(db, now, grace_seconds)
+            return leasing.lost(db, now), late, leasing.unanswered(db, now)
+
+        lost, late, unanswered = await self._database.read(find)
+        recovered = await self._take_back(
+            lost, lambda now: lambda row: row.lease_until is not None and row.lease_until < now
+        )
+        ended: Any = [
+            name for name in late if await self._each(name, lambda c, n: leasing.end_overdue(c, n, grace_seconds))
+        ]
+        rung: Sequence[str] = ()
+        if unanswered:
+            rung, unclaimed = await self._change(leasing.ring_again)
+            ended += [name for name in unclaimed if await self._each(name, leasing.end_unclaimed)]
+        return Swept(recovered, rung, ended)
+
+    async def _take_back(
+        self, lost: Sequence[str], still: Callable[[datetime], Callable[[ExecutionRow], bool]]
+    ) -> Sequence[str]:
+        def one(change: Transitions, execution_id: str) -> bool:
+            return leasing.take_back(change, execution_id, still(change.now))
+
+        return [execution_id for execution_id in lost if await self._each(execution_id, one)]
+
+    async def _each(self, execution_id: str, unit: Callable[[Transitions, str], bool]) -> bool:
+        """In a transaction of its own: one that cannot be handled keeps no other from it."""
+        try:
+            return await self._change(lambda change: unit(change, execution_id))
+        except NotFoundError:
+            return False
+        except StoreUnavailableError:
+            raise
+        except Exception:
+            logger.exception("execution %s cannot be swept", execution_id, extra={"action": "sweep_failed"})
+            return False
+
+    async def figures(self) -> QueueFigures:
+        def read(db: Connection) -> QueueFigures:
+            now = self._database.now(db)
+            since = func.coalesce(execution.c.due_at, execution.c.created_at)
+            waiting = (
+                execution.c.ring_at.is_not(None)
+                & (execution.c.status == ExecutionStatus.QUEUED)
+                & (since <= literal(now, execution.c.due_at.type))
+            )
+            depth, oldest = db.execute(
+                select(func.count(), func.min(since, type_=execution.c.due_at.type)).where(waiting)
+            ).one()
+            return QueueFigures(depth, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+
+        return await self._database.read(read)
 
     async def counts(self) -> dict[ExecutionStatus, int]:
         query = select(execution.c.status, func.count()).group_by(execution.c.status)
@@ -431,115 +379,11 @@ class SqlExecutionStore(ExecutionStore):
         return {row[0]: row[1] for row in rows}
 
 
-def _write_events(
-    db: Connection,
-    row: ExecutionRow,
-    events: Sequence[NewEvent],
-    now: datetime,
-    *,
-    fenced: bool,
-    lease_no: int | None = None,
-) -> Committed:
-    """Allot numbers and write. `fenced`: only while this lease number (the row's) is the current one."""
-    parameters: dict[str, Any] = {"tape": row.tape_id, "count": len(events), "last": any(e.final for e in events)}
-    if fenced:
-        parameters["lease"] = row.lease_no if lease_no is None else lease_no
-    allotted = (_ALLOT if fenced else _ALLOT_UNFENCED).one(db, parameters)
-    if allotted is None:
-        raise LeaseLostError
-    last = allotted[0]
-    first = last - len(events) + 1
-    if events:
-        moment = micros(now)
-        _INSERT_EVENTS.run(
-            db,
-            [
-                {
-                    "tape_id": row.tape_id,
-                    "number": number,
-                    "event_type": new.event_type,
-                    "payload": new.payload,
-                    "final": new.final,
-                    "time": moment,
-                }
-                for number, new in enumerate(events, first)
-            ],
-        )
-    return Committed(
-        tape=execution_tape(row.id),
-        channel=execution_channel(row.user_id, row.graph_id, row.id),
-        epoch=row.epoch,
-        graph_id=row.graph_id,
-        execution_id=row.id,
-        first=first,
-        events=events,
-    )
-
-
-def _moment(value: datetime) -> Any:
-    return bindparam(None, value, type_=execution.c.started_at.type)
-
-
-def _get(db: Connection, execution_id: str, user_id: str | None = None) -> ExecutionRow:
-    query = select(execution).where(execution.c.id == execution_id)
-    if user_id is not None:
-        query = query.where(execution.c.user_id == user_id)
-    row = db.execute(query).one_or_none()
-    if row is None:
-        raise NotFoundError(f"Graph execution #{execution_id} not found.")
-    return _row(row)
+def _parks(change: ExecutionChange | None) -> bool:
+    return change is not None and change.status in (ExecutionStatus.QUEUED, ExecutionStatus.REVIEW)
 
 
 def _with_number(row: Row[Any]) -> tuple[ExecutionRow, int]:
     values = dict(row._mapping)
     number = values.pop("last_number")
     return ExecutionRow(**values), number
-
-
-def _row(row: Row[Any]) -> ExecutionRow:
-    return ExecutionRow(**row._mapping)
-
-
-def _values(row: ExecutionRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in ExecutionRow.__dataclass_fields__}
-
-
-def _node_values(execution_id: str, node: NodeRow) -> dict[str, Any]:
-    return {
-        "execution_id": execution_id,
-        "seq": node.seq,
-        "id": node.id,
-        "node_id": node.node_id,
-        "block_id": node.block_id,
-        "status": node.status.value,
-        "status_reason": node.status_reason,
-        "inputs": node.inputs,
-        "output_name": node.output_name,
-        "add_time": micros(node.add_time),
-        "queue_time": micros(node.queue_time),
-        "start_time": micros(node.start_time),
-        "end_time": micros(node.end_time),
-    }
-
-
-def _nodes(db: Connection, execution_id: str, *, with_outputs: bool) -> list[NodeRow]:
-    query = select(node_execution).where(node_execution.c.execution_id == execution_id)
-    nodes: list[NodeRow] = []
-    by_seq: dict[int, NodeRow] = {}
-    for row in db.execute(query.order_by(node_execution.c.seq)):
-        values = dict(row._mapping)
-        del values["execution_id"]
-        node = NodeRow(**values)
-        nodes.append(node)
-        by_seq[node.seq] = node
-    if with_outputs:
-        columns = (node_output.c.seq, node_output.c.name, node_output.c.value)
-        yielded = select(*columns).where(node_output.c.execution_id == execution_id)
-        for seq, name, value in db.execute(yielded.order_by(node_output.c.seq, node_output.c.position)):
-            by_seq[seq].outputs.append((name, value))
-    return nodes
-
-
-def _outputs(db: Connection, execution_id: str) -> dict[str, list[Any]]:
-    """What the OUTPUT blocks gave so far."""
-    return execution_outputs(_nodes(db, execution_id, with_outputs=False))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import BindParameter, Connection
 from sqlalchemy.sql.dml import UpdateBase
 
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,10 +61,19 @@ class Prepared:
             compiled = self._statement.compile(dialect=db.dialect, column_keys=self._columns)
             order = getattr(compiled, "positiontup", None)
             assert order is not None, "the drivers in use take positional parameters"
-            # values that stand in the statement itself
-            constants = {key: value for key, value in compiled.params.items() if value is not None}
+            # values that stand in the statement itself, NULL among them
+            constants = {
+                key: self._plain(compiled.params[key], bind, db)
+                for bind, key in compiled.bind_names.items()
+                if not bind.required
+            }
             found = self._compiled[name] = (str(compiled), list(order), constants)
         return found
+
+    @staticmethod
+    def _plain(value: Any, bind: BindParameter[Any], db: Connection) -> Any:
+        convert = bind.type.dialect_impl(db.dialect).bind_processor(db.dialect)
+        return value if convert is None else convert(value)
 
 
 def _positional(row: dict[str, Any], order: Sequence[str]) -> tuple[Any, ...]:

@@ -1,43 +1,73 @@
-"""The queue as a table: doorbells that are due, with an in-process signal so that nobody waits for a poll."""
+"""The queue as a table: doorbells that are due, with a signal so that nobody waits for a poll."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from typing import Final
+import itertools
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from livetape.adapters.sql.database import Database
+from livetape.adapters.sql.notices import DOORBELL, notify
 from livetape.adapters.sql.tables import doorbell
-from livetape.clock import Clock, SystemClock
+from livetape.clock import Clock
 from livetape.engine.queue import Delivery, Doorbell, Queue
+from livetape.errors import ClosedError, StoreUnavailableError
+from livetape.observability import get_logger
 
-# How long a taken doorbell is hidden: longer than a claim can take, shorter than anybody would wait.
-HIDDEN_FOR: Final = timedelta(seconds=15)
+logger = get_logger(__name__)
+
+HIDDEN_S: Final = 15.0
+"""How long a taken doorbell is hidden: longer than a claim can take, shorter than anybody would wait."""
+
+KEPT_TAGS: Final = 10_000
+"""Deliveries that nobody answered are forgotten beyond these: their doorbells came again long ago."""
+
+
+class _Taken(NamedTuple):
+    row_id: int
+    hidden_until: datetime
+    doorbell: Doorbell
 
 
 class SqlQueue(Queue):
-    """Doorbells in the database of the store, so that a start and its doorbell are one commit."""
+    """Doorbells in the database of the store, so that a start and its doorbell are one commit.
 
-    def __init__(self, database: Database, *, clock: Clock | None = None, poll_s: float = 1.0) -> None:
+    Several processes may take from it at once: none waits for another, and none gets what another was given. Each
+    looks when it is rung (`ring`), when the next doorbell is due, and every `poll_s`. What was taken is hidden for
+    `hidden_s`. Moments are those of the database's clock, unless `clock` is given.
+    """
+
+    def __init__(
+        self, database: Database, *, clock: Clock | None = None, poll_s: float = 1.0, hidden_s: float = HIDDEN_S
+    ) -> None:
         self._database = database
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._poll_s = poll_s
+        self._hidden_for = timedelta(seconds=hidden_s)
         self._rung = asyncio.Event()
+        self._tags = itertools.count(1)
+        self._taken: dict[int, _Taken] = {}
+        self._returning: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     def ring(self) -> None:
-        """A doorbell was just committed by this process: look now."""
+        """A doorbell was just committed: look now."""
         self._rung.set()
 
     async def put(self, doorbell: Doorbell, *, delay_s: float = 0) -> None:
-        await self._database.write(lambda db: insert_doorbell(db, doorbell, self._clock, delay_s))
+        self._check_open()
+        await self._database.write(lambda db: insert_doorbell(db, doorbell, self._now(db), delay_s))
         self.ring()
 
     async def take(self, limit: int) -> list[Delivery]:
         while True:
+            self._check_open()
             self._rung.clear()
-            taken, next_due_s = await self._database.write(lambda db: self._take(db, limit), brief=True)
+            taken, next_due_s = await self._looked(limit)
             if taken:
                 if len(taken) == limit:
                     self._rung.set()  # there may be more
@@ -49,52 +79,130 @@ class SqlQueue(Queue):
             except TimeoutError:
                 pass
 
-    def _take(self, db: Connection, limit: int) -> tuple[list[Delivery], float | None]:
-        now = self._clock.now()
+    async def _looked(self, limit: int) -> tuple[list[Delivery], float | None]:
+        look = asyncio.ensure_future(
+            self._database.write(lambda db: self._take(db, limit), brief=True, read_committed=True)
+        )
+        try:
+            taken, next_due_s = await asyncio.shield(look)
+        except asyncio.CancelledError:
+            # Whoever asked is gone: others shall have what was taken now, not when it is shown again.
+            back = asyncio.ensure_future(self._give_back(look))
+            self._returning.add(back)
+            back.add_done_callback(self._returning.discard)
+            raise
+        deliveries = []
+        for one in taken:
+            tag = next(self._tags)
+            self._taken[tag] = one
+            deliveries.append(Delivery(one.doorbell, tag))
+        while len(self._taken) > KEPT_TAGS:
+            del self._taken[next(iter(self._taken))]
+        return deliveries, next_due_s
+
+    async def _give_back(self, look: asyncio.Future[tuple[list[_Taken], float | None]]) -> None:
+        try:
+            taken, _ = await look
+        except StoreUnavailableError:
+            return
+        if taken:
+            await self._tried(lambda db: self._show(db, taken), "given back")
+            self.ring()
+
+    def _take(self, db: Connection, limit: int) -> tuple[list[_Taken], float | None]:
+        now = self._now(db)
         rows = db.execute(
-            select(doorbell).where(doorbell.c.due_at <= now).order_by(doorbell.c.due_at, doorbell.c.id).limit(limit)
+            select(doorbell)
+            .where(doorbell.c.due_at <= now)
+            .order_by(doorbell.c.priority.desc(), doorbell.c.due_at, doorbell.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         ).all()
         if rows:
-            db.execute(
-                update(doorbell)
-                .where(doorbell.c.id.in_([row.id for row in rows]))
-                .values(due_at=now + HIDDEN_FOR, taken=True)
-            )
-            return [Delivery(Doorbell(row.graph_exec_id, row.enqueue_no, row.kind), row.id) for row in rows], None
+            until = now + self._hidden_for
+            of = [row.id for row in rows]
+            db.execute(update(doorbell).where(doorbell.c.id.in_(of)).values(due_at=until, taken=True))
+            return [_Taken(row.id, until, _doorbell(row)) for row in rows], None
         next_due = db.execute(select(func.min(doorbell.c.due_at))).scalar()
         return [], None if next_due is None else (next_due - now).total_seconds()
 
     async def ack(self, delivery: Delivery) -> None:
-        gone = delete(doorbell).where(doorbell.c.id == delivery.tag)
-        await self._database.write(lambda db: db.execute(gone), brief=True)
+        taken = self._taken.pop(delivery.tag, None)
+        if taken is not None:
+            gone = delete(doorbell).where(_still(taken))
+            await self._tried(lambda db: db.execute(gone), "acknowledged")
 
     async def nack(self, delivery: Delivery, *, delay_s: float = 0) -> None:
-        due = self._clock.now() + timedelta(seconds=delay_s)
-        await self._database.write(
-            lambda db: db.execute(update(doorbell).where(doorbell.c.id == delivery.tag).values(due_at=due, taken=False))
-        )
-        self.ring()
+        taken = self._taken.pop(delivery.tag, None)
+        if taken is not None:
+            await self._tried(lambda db: self._show(db, [taken], delay_s), "given back")
+            self.ring()
+
+    async def _tried(self, unit: Callable[[Connection], object], what: str) -> None:
+        """It comes again by itself when this cannot be written now."""
+        try:
+            await self._database.write(unit, brief=True, read_committed=True)
+        except StoreUnavailableError as error:
+            logger.warning("a doorbell cannot be %s: %s", what, error, extra={"action": "queue_retry"})
+
+    def _show(self, db: Connection, taken: Sequence[_Taken], delay_s: float = 0) -> None:
+        """Make due what was taken, unless it came again meanwhile: then it is somebody else's."""
+        due = self._now(db) + timedelta(seconds=delay_s)
+        for one in taken:
+            db.execute(update(doorbell).where(_still(one)).values(due_at=due, taken=False))
+        notify(db, DOORBELL)
 
     async def void_takes(self) -> None:
         """Make due at once what a process took that is gone: only for who holds the database alone."""
-        now = self._clock.now()
         await self._database.write(
-            lambda db: db.execute(update(doorbell).where(doorbell.c.taken).values(due_at=now, taken=False))
+            lambda db: db.execute(update(doorbell).where(doorbell.c.taken).values(due_at=self._now(db), taken=False))
         )
 
     async def depth(self) -> int:
+        self._check_open()
         return await self._database.read(lambda db: db.execute(select(func.count(doorbell.c.id))).scalar_one())
 
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.ring()
+        if self._returning:
+            await asyncio.wait(self._returning)
+        taken = list(self._taken.values())
+        self._taken.clear()
+        if taken:
+            await self._tried(lambda db: self._show(db, taken), "given back")
 
-def insert_doorbell(db: Connection, bell: Doorbell, clock: Clock, delay_s: float = 0) -> None:
-    """Write a doorbell in the transaction that queues the execution."""
+    def _now(self, db: Connection) -> datetime:
+        return self._database.now(db) if self._clock is None else self._clock.now()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the queue is closed")
+
+
+def insert_doorbell(db: Connection, bell: Doorbell, now: datetime | Clock, delay_s: float = 0) -> None:
+    """Write a doorbell in the transaction that queues the execution, and ring it with the commit."""
+    moment = now if isinstance(now, datetime) else now.now()
     db.execute(
         insert(doorbell),
         {
             "graph_exec_id": bell.graph_exec_id,
             "kind": bell.kind,
             "enqueue_no": bell.enqueue_no,
+            "priority": bell.priority,
             "taken": False,
-            "due_at": clock.now() + timedelta(seconds=delay_s),
+            "due_at": moment + timedelta(seconds=delay_s),
         },
     )
+    notify(db, DOORBELL)
+
+
+def _still(taken: _Taken) -> ColumnElement[bool]:
+    """The row as it was taken: not one that others took since, nor a new one that got the id of a deleted one."""
+    return (doorbell.c.id == taken.row_id) & doorbell.c.taken & (doorbell.c.due_at == taken.hidden_until)
+
+
+def _doorbell(row: Row[Any]) -> Doorbell:
+    return Doorbell(row.graph_exec_id, row.enqueue_no, row.kind, row.priority)

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     TypeDecorator,
+    false,
     text,
 )
 
@@ -58,16 +59,20 @@ class Status(TypeDecorator[ExecutionStatus]):
         return None if value is None else ExecutionStatus(value)
 
 
+# Ids that count up without end: eight bytes. SQLite's rowid is named INTEGER and always has eight.
+_BigId: Final = BigInteger().with_variant(Integer(), "sqlite")
+
 # Tables that are written at every step stand in their primary key on SQLite (no rowid): a commit then writes one page
 # for each of them instead of two, and a tape is read from neighbouring pages.
 # Partial indexes name SQLite alone: an option of another dialect would load that dialect, a quarter of the start.
+# `migrate.py` gives them the same condition on PostgreSQL.
 
 # `fence` is the lease number that may write to the tape of an execution: number allotment and lease check are one
 # update of one row. `published` is how far the relay has come; NULL where nobody relays (jobs, graphs).
 tape = Table(
     "tape",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _BigId, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     Column("owner", String),
     Column("graph_id", String),
@@ -89,7 +94,7 @@ Index(
 event = Table(
     "event",
     metadata,
-    Column("tape_id", Integer, nullable=False),
+    Column("tape_id", _BigId, nullable=False),
     Column("number", Integer, nullable=False),
     Column("event_type", String, nullable=False),
     Column("payload", LargeBinary, nullable=False),
@@ -122,6 +127,9 @@ graph = Table(
 )
 Index("graph_user", graph.c.user_id, graph.c.created_at)
 
+# While an execution waits to be claimed: `due_at` is when it may be (NULL: at once), `ring_at` when its doorbell is
+# taken for lost and rung again, `held` the limit that kept it back. `wakes` counts what has happened to it from outside
+# (a child ended, a review was decided). `masks` are inputs by node.
 execution = Table(
     "execution",
     metadata,
@@ -141,8 +149,22 @@ execution = Table(
     Column("lease_no", Integer, nullable=False),
     Column("lease_until", Moment),
     Column("recoveries", Integer, nullable=False),
-    Column("tape_id", Integer, nullable=False),
+    Column("tape_id", _BigId, nullable=False),
     Column("epoch", String, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("forked_from", String),
+    Column("parent_id", String),
+    Column("parent_node_exec_id", String),
+    Column("depth", Integer, nullable=False, server_default="0"),
+    Column("deadline_at", Moment),
+    Column("queue_deadline_at", Moment),
+    Column("dry_run", Boolean, nullable=False, server_default=false()),
+    Column("cost", Integer, nullable=False, server_default="0"),
+    Column("due_at", Moment),
+    Column("ring_at", Moment),
+    Column("held", String),
+    Column("wakes", Integer, nullable=False, server_default="0"),
+    Column("masks", LargeBinary),
 )
 Index("execution_user", execution.c.user_id, execution.c.created_at)
 Index("execution_graph", execution.c.graph_id, execution.c.created_at)
@@ -151,7 +173,17 @@ Index(
     execution.c.lease_until,
     sqlite_where=text("status = 'RUNNING'"),
 )
+Index("execution_ring", execution.c.ring_at, sqlite_where=text("ring_at IS NOT NULL"))
+Index("execution_parent", execution.c.parent_id, sqlite_where=text("parent_id IS NOT NULL"))
+Index(
+    "execution_held",
+    execution.c.user_id,
+    execution.c.priority,
+    execution.c.created_at,
+    sqlite_where=text("held IS NOT NULL"),
+)
 
+# `waits` (with their answers) and `effects` (with their results) are what a node execution did once and for all.
 node_execution = Table(
     "node_execution",
     metadata,
@@ -168,6 +200,10 @@ node_execution = Table(
     Column("queue_time", Moment),
     Column("start_time", Moment),
     Column("end_time", Moment),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("stats", LargeBinary),
+    Column("waits", LargeBinary),
+    Column("effects", LargeBinary),
     PrimaryKeyConstraint("execution_id", "seq"),
     sqlite_with_rowid=False,
 )
@@ -187,12 +223,13 @@ node_output = Table(
 doorbell = Table(
     "doorbell",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _BigId, primary_key=True),
     Column("graph_exec_id", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("enqueue_no", Integer, nullable=False),
     Column("taken", Boolean, nullable=False),
     Column("due_at", Moment, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
 )
 Index("doorbell_due", doorbell.c.due_at)
 
@@ -206,6 +243,47 @@ idempotency = Table(
     Column("execution_id", String, nullable=False),
     Column("created_at", Moment, nullable=False),
     PrimaryKeyConstraint("user_id", "route", "key"),
+)
+
+review = Table(
+    "review",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("graph_id", String, nullable=False),
+    Column("execution_id", String, nullable=False),
+    Column("node_exec_id", String, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("instructions", String, nullable=False),
+    Column("editable", Boolean, nullable=False),
+    Column("status", String, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("decided_by", String),
+    Column("decided_at", Moment),
+    Column("message", String, nullable=False),
+)
+Index("review_execution", review.c.execution_id)
+Index("review_node", review.c.node_exec_id)
+Index("review_waiting", review.c.user_id, review.c.created_at, sqlite_where=text("status = 'WAITING'"))
+
+queue_pause = Table(
+    "queue_pause",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("since", Moment, nullable=False),
+    Column("reason", String, nullable=False),
+)
+
+# What blocks keep beyond their execution.
+key_value = Table(
+    "key_value",
+    metadata,
+    Column("user_id", String, nullable=False),
+    Column("key", String, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    PrimaryKeyConstraint("user_id", "key"),
 )
 
 # Written by `adapters/sqlite/ephemeral.py` alone.

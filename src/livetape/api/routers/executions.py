@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Body, Header, Path, Query, Response
@@ -23,6 +25,7 @@ from livetape.api.models import (
 )
 from livetape.api.ports import Tapes
 from livetape.api.routers.streams import EVENTS_OPENAPI
+from livetape.engine.start_options import StartOptions
 from livetape.errors import ConflictError, LogUnavailableError, NotFoundError
 from livetape.events.channel import execution_tape, graph_tape
 from livetape.events.log import Position
@@ -51,21 +54,16 @@ async def start_execution(
     """
     body = body or StartExecution()
     _refuse_unsupported(body, preset_id)
-    try:
+    with idempotent():
         started = await executions.start(
             user_id,
             graph_id,
             graph_version,
             body.inputs,
+            options=StartOptions(priority=body.priority, dry_run=body.dry_run, masks=body.nodes_input_masks),
             idempotency_key=idempotency_key,
             request_hash=request_hash(graph_id, graph_version, body),
         )
-    except ConflictError as error:
-        if error.context.get("reason") != "idempotency":
-            raise
-        raise ApiError(
-            409, error.message, code="idempotency_conflict", hint="Use a new Idempotency-Key for a new request."
-        ) from error
     if started.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return GraphExecutionMeta.of(started.execution, started.stream)
@@ -154,22 +152,35 @@ async def read_events(
 def request_hash(graph_id: str, graph_version: int, body: StartExecution) -> str:
     """Equal for requests that ask for the same, however their JSON was written."""
     what = {"graph_id": graph_id, "graph_version": graph_version, **body.model_dump()}
-    return hashlib.sha256(_canonical(what)).hexdigest()
+    return hashlib.sha256(canonical(what)).hexdigest()
 
 
-def _canonical(value: object) -> bytes:
+@contextmanager
+def idempotent() -> Iterator[None]:
+    """Says of a key that was used with another request what to do about it."""
+    try:
+        yield
+    except ConflictError as error:
+        if error.context.get("reason") != "idempotency":
+            raise
+        raise ApiError(
+            409, error.message, code="idempotency_conflict", hint="Use a new Idempotency-Key for a new request."
+        ) from error
+
+
+def canonical(value: object) -> bytes:
+    """JSON that is equal for equal values, whatever the order of their keys."""
     if isinstance(value, dict):
-        members = (to_json(name) + b":" + _canonical(value[name]) for name in sorted(value))
+        members = (to_json(name) + b":" + canonical(value[name]) for name in sorted(value))
         return b"{" + b",".join(members) + b"}"
     if isinstance(value, list):
-        return b"[" + b",".join(_canonical(item) for item in value) + b"]"
+        return b"[" + b",".join(canonical(item) for item in value) + b"]"
     return to_json(value)
 
 
 def _refuse_unsupported(body: StartExecution, preset_id: str | None) -> None:
     """What this server does not do yet must not look as if it had been done."""
     asked = {
-        "dry_run": body.dry_run,
         "credentials_inputs": bool(body.credentials_inputs),
         "preset_id": preset_id is not None,
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from livetape.cli.app import report
+from livetape.cli.commands import serve_worker
 from livetape.cli.options import App, app_of, data_dir_option, verbose_option
 from livetape.cli.running import Running, loop_factory, settle, shown_url
 from livetape.cli.workers import Lifeline, Workers
@@ -99,6 +100,29 @@ def serve_gateway(ctx: click.Context, host: str | None, port: int | None, worker
             stopping=listener.close,  # what waits to be accepted is refused when the last worker goes
             report=lambda error: report(app, error),
         ).run()
+
+
+@command.command("api")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one; default 8420.")
+@data_dir_option
+@verbose_option
+@click.pass_context
+def serve_api(ctx: click.Context, host: str | None, port: int | None) -> int:
+    """Start the API, with console and sockets, on a PostgreSQL that workers share. It runs no executions.
+
+    Needs LIVETAPE_DATABASE (PostgreSQL) and LIVETAPE_BUS.
+    """
+    from livetape.cli.commands.up import start
+    from livetape.runtime.worker import check_shared
+
+    app = app_of(ctx)
+    settings = _load(app, host, port)
+    check_shared(settings, "livetape serve api")
+    return start(app, settings, command="livetape serve api", drain_seconds=ALL_DRAIN_S, works=False)
+
+
+command.add_command(serve_worker.command)
 
 
 class _Gateway(Running):

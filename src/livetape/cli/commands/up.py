@@ -39,14 +39,20 @@ def command(ctx: click.Context, host: str | None, port: int | None, open_browser
 
 
 def start(
-    app: App, settings: Settings, *, open_browser: bool = False, command: str = "livetape up", **options: float
+    app: App,
+    settings: Settings,
+    *,
+    open_browser: bool = False,
+    command: str = "livetape up",
+    drain_seconds: float | None = None,
+    works: bool = True,
 ) -> int:
     """Everything with these settings, until a signal; the exit code."""
     check_data_dir(settings)
     check_port(settings, command)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(Up(app, settings, open_browser, **options).run())
+            return runner.run(Up(app, settings, open_browser, drain_seconds=drain_seconds, works=works).run())
     except OSError as exc:
         if is_in_use(exc):
             raise port_in_use(settings, command) from exc
@@ -56,11 +62,14 @@ def start(
 class Up(Running):
     """One server with everything, from its start to its end."""
 
-    def __init__(self, app: App, settings: Settings, open_browser: bool, **options: float) -> None:
+    def __init__(
+        self, app: App, settings: Settings, open_browser: bool, *, drain_seconds: float | None, works: bool
+    ) -> None:
         super().__init__(app)
         self.settings = settings
         self.open_browser = open_browser
-        self._options = options
+        self._drain_seconds = drain_seconds
+        self._works = works
 
     async def run(self) -> int:
         """Serve until a signal; 0 when it asked for the end and all was drained."""
@@ -70,7 +79,11 @@ class Up(Running):
         from livetape.runtime import serve
 
         configure(self.settings)
-        return await self.until_signal(serve(self.settings, on_ready=self._ready, **self._options))
+        if self._drain_seconds is None:
+            server = serve(self.settings, on_ready=self._ready)
+        else:
+            server = serve(self.settings, on_ready=self._ready, drain_seconds=self._drain_seconds, works=self._works)
+        return await self.until_signal(server)
 
     def _ready(self, info: ServerInfo) -> None:
         settle()
@@ -98,13 +111,19 @@ def banner(info: ServerInfo, settings: Settings, *, pretty: bool) -> str:
         f"  REST API   {info.url}/api{docs}",
         f"  Live       {info.ws_url}",
         *([f"  Metrics    {info.url}/metrics"] if settings.enable_metrics else []),
-        f"  State      {shorten(settings.database_path)} (SQLite, kept)  ·  bus: {_bus(settings)}",
+        f"  State      {_state(settings)}  ·  bus: {_bus(settings)}",
         f"  Found      {_count(info.graphs, 'graph')}, {_count(info.executions, 'execution')}",
         "",
         f"  Try it     {program()} {trial}    (in another terminal)",
         "  Stop       Ctrl-C",
     ]
     return "\n".join(["", *lines, ""]) if pretty else "\n".join(line for line in lines if line)
+
+
+def _state(settings: Settings) -> str:
+    if settings.postgres_url is not None:
+        return shown_url(settings.postgres_url)
+    return f"{shorten(settings.database_path)} (SQLite, kept)"
 
 
 def program() -> str:

@@ -7,27 +7,45 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from livetape.engine.block import Block
+from livetape.engine.blocks.options import BlockOptions
 from livetape.observability import get_logger
 
 ENTRY_POINT_GROUP = "livetape.blocks"
 
 
-def builtin_blocks() -> list[Block[Any]]:
-    """A new instance of every block of this package."""
+def builtin_blocks(options: BlockOptions | None = None) -> list[Block[Any]]:
+    """A new instance of every block of this package, with the options for those that reach other machines."""
     from livetape.engine.blocks import (  # noqa: PLC0415 (listing the package must not load Jinja2 and the rest)
         agent_inputs,
         agent_output,
         calculator,
         clock_blocks,
+        code_extraction,
         conditions,
+        console,
         countdown,
+        delay,
         dictionaries,
+        drive_input,
+        encoding,
+        file_store,
         files,
+        http_request,
         iteration,
+        language_model,
+        list_sets,
         lists,
+        memory,
+        review,
+        sampling,
+        spreadsheet,
         stream_text,
+        sub_graphs,
         text,
+        text_patterns,
         values,
+        webhook,
+        xml_parser,
     )
 
     modules = (
@@ -35,17 +53,37 @@ def builtin_blocks() -> list[Block[Any]]:
         agent_output,
         calculator,
         clock_blocks,
+        code_extraction,
         conditions,
+        console,
         countdown,
+        delay,
         dictionaries,
+        drive_input,
+        encoding,
         files,
         iteration,
+        list_sets,
         lists,
+        memory,
+        review,
+        sampling,
+        spreadsheet,
         stream_text,
+        sub_graphs,
         text,
+        text_patterns,
         values,
+        webhook,
+        xml_parser,
     )
-    return [kind() for module in modules for kind in module.BLOCKS]
+    options = options or BlockOptions()
+    return [
+        *(kind() for module in modules for kind in module.BLOCKS),
+        http_request.SendWebRequestBlock(options.requests),
+        file_store.FileStoreBlock(options.requests),
+        language_model.LanguageModelBlock(options.model),
+    ]
 
 
 def installed_blocks() -> list[Block[Any]]:

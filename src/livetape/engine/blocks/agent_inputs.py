@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import date, time
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from livetape.engine.block import Block, BlockCategory, BlockContext, BlockSchema, BlockType, PinValue, Vector
 from livetape.engine.blocks.files import open_below, read_below
@@ -32,7 +32,7 @@ class AgentInputResult(BlockSchema):
 InputT = TypeVar("InputT", bound=AgentInput)
 
 
-class _InputBlock(Block[InputT]):
+class InputBlock(Block[InputT]):
     """What all input blocks share: they pass their value on, and later executions reuse it."""
 
     categories = (BlockCategory.INPUT, BlockCategory.BASIC)
@@ -45,26 +45,29 @@ class _InputBlock(Block[InputT]):
 
 
 def _plain(value: Any) -> Any:
-    """Dates and times in ISO form, since values on links are JSON."""
+    """Dates and times in ISO form, objects as dictionaries, since values on links are JSON."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
     return value.isoformat() if isinstance(value, date | time) else value
 
 
-_NOTHING: Sequence[Vector] = (
+NO_VALUE: Sequence[Vector] = (
     Vector({"name": "x"}, []),
     Vector({"name": "x", "value": None}, []),
     Vector({"value": "1"}, raises=BlockInputError, matching="name: this field is required"),
 )
 
 
-class AgentInputBlock(_InputBlock[AgentInput]):
+class AgentInputBlock(InputBlock[AgentInput]):
     id = "c0a8e994-ebf1-4a9c-a4d8-89d09c86741b"
     description = "An input of the graph of any kind."
+    pure = True
     Input = AgentInput
     Output = AgentInputResult
     vectors = (
         Vector({"name": "greeting", "value": "Hello"}, [("result", "Hello")]),
         Vector({"name": "flag", "value": False}, [("result", False)]),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 
@@ -76,24 +79,26 @@ class TextResult(BlockSchema):
     result: str
 
 
-class AgentShortTextInputBlock(_InputBlock[TextInput]):
+class AgentShortTextInputBlock(InputBlock[TextInput]):
     id = "7fcd3bcb-8e1b-4e69-903d-32d3d4a92158"
     description = "An input of the graph: a line of text."
+    pure = True
     Input = TextInput
     Output = TextResult
     vectors = (
         Vector({"name": "city", "value": "Oxford"}, [("result", "Oxford")]),
         Vector({"name": "city", "value": 7}, [("result", "7")]),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 
-class AgentLongTextInputBlock(_InputBlock[TextInput]):
+class AgentLongTextInputBlock(InputBlock[TextInput]):
     id = "90a56ffb-7024-4b2b-ab50-e26c5e5ab8ba"
     description = "An input of the graph: text of several lines."
+    pure = True
     Input = TextInput
     Output = TextResult
-    vectors = (Vector({"name": "story", "value": "Once\nupon"}, [("result", "Once\nupon")]), *_NOTHING)
+    vectors = (Vector({"name": "story", "value": "Once\nupon"}, [("result", "Once\nupon")]), *NO_VALUE)
 
 
 class NumberInput(AgentInput):
@@ -104,9 +109,10 @@ class NumberResult(BlockSchema):
     result: int
 
 
-class AgentNumberInputBlock(_InputBlock[NumberInput]):
+class AgentNumberInputBlock(InputBlock[NumberInput]):
     id = "96dae2bb-97a2-41c2-bd2f-13a3b5a8ea98"
     description = "An input of the graph: a whole number."
+    pure = True
     Input = NumberInput
     Output = NumberResult
     vectors = (
@@ -114,7 +120,7 @@ class AgentNumberInputBlock(_InputBlock[NumberInput]):
         Vector({"name": "n", "value": 0}, [("result", 0)]),
         Vector({"name": "n", "value": "a few"}, raises=BlockInputError, matching="value: "),
         Vector({"name": "n", "value": 1.5}, raises=BlockInputError, matching="value: "),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 
@@ -126,15 +132,16 @@ class DateResult(BlockSchema):
     result: date
 
 
-class AgentDateInputBlock(_InputBlock[DateInput]):
+class AgentDateInputBlock(InputBlock[DateInput]):
     id = "7e198b09-4994-47db-8b4d-952d98241817"
     description = "An input of the graph: a date (YYYY-MM-DD)."
+    pure = True
     Input = DateInput
     Output = DateResult
     vectors = (
         Vector({"name": "day", "value": "1865-11-26"}, [("result", "1865-11-26")]),
         Vector({"name": "day", "value": "1865-02-30"}, raises=BlockInputError, matching="value: "),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 
@@ -146,15 +153,16 @@ class TimeResult(BlockSchema):
     result: time
 
 
-class AgentTimeInputBlock(_InputBlock[TimeInput]):
+class AgentTimeInputBlock(InputBlock[TimeInput]):
     id = "2a1c757e-86cf-4c7e-aacf-060dc382e434"
     description = "An input of the graph: a time of day (HH:MM or HH:MM:SS)."
+    pure = True
     Input = TimeInput
     Output = TimeResult
     vectors = (
         Vector({"name": "tea", "value": "18:00"}, [("result", "18:00:00")]),
         Vector({"name": "tea", "value": "25:00"}, raises=BlockInputError, matching="value: "),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 
@@ -163,11 +171,12 @@ class FileInput(AgentInput):
     base_64: bool = False
 
 
-class AgentFileInputBlock(_InputBlock[FileInput]):
+class AgentFileInputBlock(InputBlock[FileInput]):
     """A name below the data folder's `files/`. With `base_64` its content as a data URI instead."""
 
     id = "95ead23f-8283-4654-aef3-10c053b74a31"
     description = "An input of the graph: a file that was uploaded, by its name."
+    read_only = True
     Input = FileInput
     Output = TextResult
     vectors = (
@@ -179,7 +188,7 @@ class AgentFileInputBlock(_InputBlock[FileInput]):
         ),
         Vector({"name": "book", "value": "b.txt"}, raises=BlockExecutionError, matching="b.txt: no such file"),
         Vector({"name": "book", "value": "../a.txt"}, raises=BlockExecutionError, matching="files folder"),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
     def run(self, data: FileInput, ctx: BlockContext) -> Iterator[PinValue]:  # type: ignore[override]  # in a thread
@@ -199,11 +208,12 @@ class DropdownInput(AgentInput):
     options: Annotated[list[Any], Field(max_length=MAX_ITEMS)] = Field(default_factory=list)
 
 
-class AgentDropdownInputBlock(_InputBlock[DropdownInput]):
+class AgentDropdownInputBlock(InputBlock[DropdownInput]):
     """Without options everything is allowed."""
 
     id = "655d6fdf-a334-421c-b733-520549c07cd1"
     description = "An input of the graph: one of several given options."
+    pure = True
     Input = DropdownInput
     Output = TextResult
     vectors = (
@@ -215,7 +225,7 @@ class AgentDropdownInputBlock(_InputBlock[DropdownInput]):
             raises=BlockExecutionError,
             matching="not one of the options",
         ),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
     async def run(self, data: DropdownInput, ctx: BlockContext) -> AsyncIterator[PinValue]:
@@ -234,9 +244,10 @@ class ToggleResult(BlockSchema):
     result: bool
 
 
-class AgentToggleInputBlock(_InputBlock[ToggleInput]):
+class AgentToggleInputBlock(InputBlock[ToggleInput]):
     id = "cbf36ab5-df4a-43b6-8a7f-f7ed8652116e"
     description = "An input of the graph: yes or no."
+    pure = True
     Input = ToggleInput
     Output = ToggleResult
     vectors = (
@@ -252,16 +263,17 @@ def _three_columns() -> list[str]:
 
 class TableInput(AgentInput):
     value: Annotated[list[dict[str, Any]], Field(max_length=MAX_ITEMS)] | None = None
-    column_headers: list[str] = Field(default_factory=_three_columns)
+    column_headers: Annotated[list[str], Field(max_length=MAX_ITEMS)] = Field(default_factory=_three_columns)
 
 
 class TableResult(BlockSchema):
     result: list[dict[str, Any]]
 
 
-class AgentTableInputBlock(_InputBlock[TableInput]):
+class AgentTableInputBlock(InputBlock[TableInput]):
     id = "5603b273-f41e-4020-af7d-fbc9c6a8d928"
     description = "An input of the graph: a table, row by row."
+    pure = True
     Input = TableInput
     Output = TableResult
     vectors = (
@@ -272,7 +284,7 @@ class AgentTableInputBlock(_InputBlock[TableInput]):
         Vector({"name": "t", "value": '[{"x": 1}]', "column_headers": ["x"]}, [("result", [{"x": 1}])]),
         Vector({"name": "t", "value": []}, [("result", [])]),
         Vector({"name": "t", "value": [1]}, raises=BlockInputError, matching="value: item 0"),
-        *_NOTHING,
+        *NO_VALUE,
     )
 
 

@@ -40,6 +40,7 @@ class AgentOutputBlock(Block[AgentOutputInput]):
     categories = (BlockCategory.OUTPUT, BlockCategory.BASIC)
     block_type = BlockType.OUTPUT
     static_output = True
+    pure = True
     Input = AgentOutputInput
     Output = AgentOutputOutput
     vectors = (

@@ -38,6 +38,7 @@ class CalculatorBlock(Block[CalculatorInput]):
     id = "b1ab9b19-67a6-406d-abf5-2dba76d00c79"
     description = "Adds, subtracts, multiplies or divides two numbers, or raises one to the power of the other."
     categories = (BlockCategory.LOGIC,)
+    pure = True
     Input = CalculatorInput
     Output = CalculatorOutput
     vectors = (

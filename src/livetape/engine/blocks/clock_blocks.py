@@ -84,6 +84,7 @@ class GetCurrentTimeBlock(Block[GetCurrentTimeInput]):
     id = "a892b8d9-3e4e-4e9c-9c1e-75f8efcf1bfa"
     description = "Tells the time of day."
     categories = (BlockCategory.TEXT,)
+    read_only = True
     Input = GetCurrentTimeInput
     Output = GetCurrentTimeOutput
     vectors = (
@@ -135,6 +136,7 @@ class GetCurrentDateBlock(Block[GetCurrentDateInput]):
     id = "b29c1b50-5d0e-4d9f-8f9d-1b0e6fcbf0b1"
     description = "Tells the date of today, or of a number of days ago."
     categories = (BlockCategory.TEXT,)
+    read_only = True
     Input = GetCurrentDateInput
     Output = GetCurrentDateOutput
     vectors = (
@@ -183,6 +185,7 @@ class GetCurrentDateAndTimeBlock(Block[GetCurrentDateAndTimeInput]):
     id = "716a67b3-6760-42e7-86dc-18645c6e00fc"
     description = "Tells the date and the time."
     categories = (BlockCategory.TEXT,)
+    read_only = True
     Input = GetCurrentDateAndTimeInput
     Output = GetCurrentDateAndTimeOutput
     vectors = (

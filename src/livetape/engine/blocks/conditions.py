@@ -55,6 +55,7 @@ class ConditionBlock(Block[ConditionInput]):
         " Without a yes value the first value is passed on, without a no value the second."
     )
     categories = (BlockCategory.LOGIC,)
+    pure = True
     Input = ConditionInput
     Output = BranchOutput
     vectors = (
@@ -117,6 +118,7 @@ class IfInputMatchesBlock(Block[IfInputMatchesInput]):
         " The input itself is passed on where no yes or no value is set."
     )
     categories = (BlockCategory.LOGIC,)
+    pure = True
     Input = IfInputMatchesInput
     Output = BranchOutput
     vectors = (

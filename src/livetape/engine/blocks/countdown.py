@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -32,6 +33,7 @@ class CountdownTimerBlock(Block[CountdownTimerInput]):
     id = "d67a9c52-5e4e-11e2-bcfd-0800200c9a71"
     description = "Waits and then passes on a message; again and again if it is to repeat."
     categories = (BlockCategory.TEXT,)
+    read_only = True
     Input = CountdownTimerInput
     Output = CountdownTimerOutput
     vectors = (
@@ -55,7 +57,7 @@ class CountdownTimerBlock(Block[CountdownTimerInput]):
             raise BlockInputError("a countdown takes at most 365 days")
         for _ in range(data.repeat):
             # A wait of nothing still lets others run.
-            await ctx.sleep(seconds)
+            await ctx.sleep_until(ctx.clock.now() + timedelta(seconds=seconds))
             yield "output_message", data.input_message
 
 

@@ -52,6 +52,7 @@ class CreateDictionaryBlock(Block[CreateDictionaryInput]):
     id = "b924ddf4-de4f-4b56-9a85-358930dcbc91"
     description = "Makes a dictionary of the values that are given or linked to its keys."
     categories = (BlockCategory.DATA,)
+    pure = True
     Input = CreateDictionaryInput
     Output = CreateDictionaryOutput
     vectors = (
@@ -80,6 +81,7 @@ class AddToDictionaryBlock(Block[AddToDictionaryInput]):
     id = "31d1064e-7446-4693-a7d4-65e5ca1180d1"
     description = "Adds one entry, or several, to a dictionary. Without a dictionary it makes a new one."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = AddToDictionaryInput
     Output = UpdatedDictionary
     vectors = (
@@ -123,6 +125,7 @@ class FindInDictionaryBlock(Block[FindInDictionaryInput]):
     id = "0e50422c-6dee-4145-83d6-3a5a392f65de"
     description = "Looks something up by its key or place. What is not found goes to the pin for missing values."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = FindInDictionaryInput
     Output = FindInDictionaryOutput
     vectors = (
@@ -155,6 +158,7 @@ def _find(value: Any, key: str | int) -> Any:
         index = _index(key)
         if index is not None:
             return value[index] if -len(value) <= index < len(value) else _ABSENT
+        check_count(len(value), "input")
         return [got for item in value if (got := _field(item, str(key))) is not _ABSENT] or _ABSENT
     return _field(value, str(key))
 
@@ -181,6 +185,7 @@ class RemoveFromDictionaryBlock(Block[RemoveFromDictionaryInput]):
     id = "46afe2ea-c613-43f8-95ff-6692c3ef6876"
     description = "Takes one entry out of a dictionary."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = RemoveFromDictionaryInput
     Output = RemoveFromDictionaryOutput
     vectors = (
@@ -216,6 +221,7 @@ class ReplaceDictionaryValueBlock(Block[ReplaceDictionaryValueInput]):
     id = "27e31876-18b6-44f3-ab97-f6226d8b3889"
     description = "Puts a new value in the place of the one that a dictionary has under a key."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = ReplaceDictionaryValueInput
     Output = ReplaceDictionaryValueOutput
     vectors = (
@@ -248,6 +254,7 @@ class DictionaryIsEmptyBlock(Block[DictionaryIsEmptyInput]):
     id = "a3cf3f64-6bb9-4cc6-9900-608a0b3359b0"
     description = "Says whether a dictionary has no entries."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = DictionaryIsEmptyInput
     Output = IsEmptyOutput
     vectors = (

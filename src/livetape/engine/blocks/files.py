@@ -15,12 +15,15 @@ from livetape.engine.blocks.limits import check_size, unescaped
 from livetape.errors import BlockExecutionError, BlockInputError
 
 MAX_FILE = 16 * 1024 * 1024
+MAX_NAME = 500
 
 Count = Annotated[int, Field(ge=0)]
 
 
 def open_below(folder: Path, name: str) -> BinaryIO:
     """Open a regular file below `folder` for reading. Links count as what they lead to; none leads out."""
+    if len(name) > MAX_NAME:
+        raise BlockExecutionError("this is not the name of a file")
     try:
         root = folder.resolve()
         path = (root / name).resolve()
@@ -77,6 +80,7 @@ class FileReadBlock(Block[FileReadInput]):
     id = "3735a31f-7e18-4aca-9e90-08a7120674bc"
     description = "Reads a text file of the files folder, in one piece or piece by piece."
     categories = (BlockCategory.TEXT, BlockCategory.DATA)
+    read_only = True
     Input = FileReadInput
     Output = FileReadOutput
     vectors = (

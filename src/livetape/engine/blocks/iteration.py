@@ -30,6 +30,7 @@ class StepThroughItemsBlock(Block[StepThroughItemsInput]):
     id = "f66a3543-28d3-4ab5-8945-9b336371e2ce"
     description = "Goes through a list or dictionary and gives out one item after the other, each with its key."
     categories = (BlockCategory.LOGIC,)
+    pure = True
     Input = StepThroughItemsInput
     Output = StepThroughItemsOutput
     vectors = (

@@ -43,6 +43,7 @@ class CreateListBlock(Block[CreateListInput]):
     id = "a912d5c7-6e00-4542-b2a9-8034136930e4"
     description = "Makes a list of values; several smaller ones if a size is set."
     categories = (BlockCategory.DATA,)
+    pure = True
     Input = CreateListInput
     Output = CreateListOutput
     vectors = (
@@ -98,6 +99,7 @@ class AddToListBlock(Block[AddToListInput]):
         "Adds one entry, or several, to a list, at the end or at a position. Without a list it makes a new one."
     )
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = AddToListInput
     Output = UpdatedList
     vectors = (
@@ -132,6 +134,7 @@ class FindInListBlock(Block[FindInListInput]):
     id = "5e2c6d0a-1e37-489f-b1d0-8e1812b23333"
     description = "Finds the first place of a value in a list."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = FindInListInput
     Output = FindInListOutput
     vectors = (
@@ -165,6 +168,7 @@ class GetListItemBlock(Block[GetListItemInput]):
     id = "262ca24c-1025-43cf-a578-534e23234e97"
     description = "Takes one item from its place in a list."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = GetListItemInput
     Output = GetListItemOutput
     vectors = (
@@ -194,6 +198,7 @@ class RemoveFromListBlock(Block[RemoveFromListInput]):
     id = "d93c5a93-ac7e-41c1-ae5c-ef67e6e9b826"
     description = "Takes one item out of a list: the one at a place, or the first that equals a value."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = RemoveFromListInput
     Output = RemoveFromListOutput
     vectors = (
@@ -236,6 +241,7 @@ class ReplaceListItemBlock(Block[ReplaceListItemInput]):
     id = "fbf62922-bea1-4a3d-8bac-23587f810b38"
     description = "Puts a new value in the place of an item of a list."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = ReplaceListItemInput
     Output = ReplaceListItemOutput
     vectors = (
@@ -264,6 +270,7 @@ class ListIsEmptyBlock(Block[ListIsEmptyInput]):
     id = "896ed73b-27d0-41be-813c-c1c1dc856c03"
     description = "Says whether a list has no items."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = ListIsEmptyInput
     Output = IsEmptyOutput
     vectors = (
@@ -288,6 +295,7 @@ class ReverseListOrderBlock(Block[ReverseListOrderInput]):
     id = "422cb708-3109-4277-bfe3-bc2ae5812777"
     description = "Turns the order of a list round."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = ReverseListOrderInput
     Output = ReverseListOrderOutput
     vectors = (
@@ -318,6 +326,7 @@ class ConcatenateListsBlock(Block[ConcatenateListsInput]):
     id = "3cf9298b-5817-4141-9d80-7c2cc5199c8e"
     description = "Puts several lists one behind the other, if wanted without repeated or empty items."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = ConcatenateListsInput
     Output = ConcatenateListsOutput
     vectors = (

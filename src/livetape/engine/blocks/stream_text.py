@@ -42,6 +42,7 @@ class StreamTextBlock(Block[StreamTextInput]):
     id = "6a1d5b5e-63f8-4f0e-9d0c-5c2f7be0a9f1"
     description = "Gives a text out bit by bit: by paragraph, line, sentence, word or number of characters."
     categories = (BlockCategory.TEXT,)
+    read_only = True
     Input = StreamTextInput
     Output = StreamTextOutput
     vectors = (

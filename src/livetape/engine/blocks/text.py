@@ -29,6 +29,7 @@ class FillTextTemplateBlock(Block[FillTextTemplateInput]):
     id = "db7d8f02-2f44-4c55-ab7a-eae0941f0c30"
     description = "Fills a text template with values: {{ name }} stands for the value of that name."
     categories = (BlockCategory.TEXT,)
+    pure = True
     Input = FillTextTemplateInput
     Output = TextOutput
     vectors = (
@@ -64,6 +65,7 @@ class CombineTextsBlock(Block[CombineTextsInput]):
     id = "e30a4d42-7b7d-4e6a-b36e-1f9b8e3b7d85"
     description = "Puts texts together into one, with a delimiter between them."
     categories = (BlockCategory.TEXT,)
+    pure = True
     Input = CombineTextsInput
     Output = TextOutput
     vectors = (
@@ -95,6 +97,7 @@ class TextSplitBlock(Block[TextSplitInput]):
     id = "d5ea33c8-a575-477a-b42f-2fe3be5055ec"
     description = "Splits a text at each delimiter into a list of texts."
     categories = (BlockCategory.TEXT,)
+    pure = True
     Input = TextSplitInput
     Output = TextSplitOutput
     vectors = (
@@ -125,6 +128,7 @@ class TextReplaceBlock(Block[TextReplaceInput]):
     id = "7e7c87ab-3469-4bcc-9abe-67705091b713"
     description = "Replaces each occurrence of one text in another by a third."
     categories = (BlockCategory.TEXT,)
+    pure = True
     Input = TextReplaceInput
     Output = TextOutput
     vectors = (
@@ -155,6 +159,7 @@ class CountItemsBlock(Block[CountItemsInput]):
     id = "3c9c2f42-b0c3-435f-ba35-05f7a25c772a"
     description = "Counts what a list, a dictionary or a text holds."
     categories = (BlockCategory.LOGIC,)
+    pure = True
     Input = CountItemsInput
     Output = CountItemsOutput
     vectors = (
@@ -179,12 +184,14 @@ class WordCharacterCountInput(BlockSchema):
 class WordCharacterCountOutput(BlockSchema):
     word_count: int
     character_count: int
+    error: str
 
 
 class WordCharacterCountBlock(Block[WordCharacterCountInput]):
     id = "ab2a782d-22cf-4587-8a70-55b59b3f9f90"
     description = "Counts the words and the characters of a text."
     categories = (BlockCategory.TEXT,)
+    pure = True
     Input = WordCharacterCountInput
     Output = WordCharacterCountOutput
     vectors = (

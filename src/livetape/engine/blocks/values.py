@@ -25,6 +25,7 @@ class StoreValueBlock(Block[StoreValueInput]):
     description = "Keeps a value and passes it on as often as it is needed: `data` if it holds something, else `input`."
     categories = (BlockCategory.BASIC,)
     static_output = True
+    pure = True
     Input = StoreValueInput
     Output = StoreValueOutput
     vectors = (
@@ -52,6 +53,7 @@ class NoteBlock(Block[NoteInput]):
     description = "A note for the readers of the graph. It is not part of a run."
     categories = (BlockCategory.BASIC,)
     block_type = BlockType.NOTE
+    pure = True
     Input = NoteInput
     Output = NoteOutput
     vectors = (
@@ -94,6 +96,7 @@ class UniversalTypeConverterBlock(Block[UniversalTypeConverterInput]):
     id = "95d1b990-ce13-4d88-9737-ba5c2070c97b"
     description = "Turns a value into text, a number, true or false, a list or a dictionary."
     categories = (BlockCategory.BASIC,)
+    pure = True
     Input = UniversalTypeConverterInput
     Output = UniversalTypeConverterOutput
     vectors = (

@@ -7,8 +7,9 @@ import asyncio
 from websockets.protocol import Protocol as Parser
 from websockets.protocol import State
 
-from livetape.gateway.frames import MAX_CONTROL_BYTES, valid_text
+from livetape.gateway.frames import valid_text
 from livetape.gateway.messages import Push
+from livetape.gateway.transports.inbound import Inbound, max_frame_bytes
 from livetape.gateway.transports.live_socket import Handshake, LiveSocket
 
 
@@ -26,8 +27,8 @@ class CompressedSocket(LiveSocket):
         super().__init__(handshake, loop, max_size=max_size)
         self._context = context
         if max_size is not None:
-            context.max_message_size = max_size + MAX_CONTROL_BYTES  # as in `_new_parser`
-        self._parser = context
+            context.max_message_size = max_frame_bytes(max_size)
+        self._inbound = Inbound(max_size, context)
 
     @property
     def writer(self) -> None:
@@ -40,6 +41,3 @@ class CompressedSocket(LiveSocket):
             for part in push.parts:
                 self._context.send_text(valid_text(part.data))
             self._write(b"".join(self._context.data_to_send()))
-
-    def _is_idle(self, parser: Parser) -> bool:
-        return False

@@ -1,37 +1,42 @@
 """An accepted WebSocket that lives by the event loop's callbacks alone: no task, no queue, no parser while it is idle.
 
 It is the asyncio protocol of its TCP (or TLS) transport and the gateway's `Transport` in one object. The handshake is
-somebody else's (`Handshake`), and so is the grammar of frames (`websockets`); what is here is the life after it.
+somebody else's (`Handshake`), and so are the frames in what the client says (`Inbound`); what is here is the life after
+it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from types import GeneratorType
 from typing import Final, Protocol
 
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.protocol import Protocol as Parser
-from websockets.protocol import Side, State
-from websockets.streams import StreamReader
 
 from livetape.auth import ConnectionFacts
-from livetape.gateway.frames import MAX_CONTROL_BYTES, close_frame, close_payload, ping_frame, pong_frame
+from livetape.gateway.frames import close_frame, close_payload, ping_frame, pong_frame
 from livetape.gateway.messages import Push
 from livetape.gateway.transport import LEAVING_CODES, Receiver, Transport
+from livetape.gateway.transports.inbound import Inbound, sole_frame
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """So much may wait for the client to read before `Receiver.congested`."""
 
-SLICE_BYTES: Final = 4096
-"""So much of a client is looked at in one turn of the loop: thousands of tiny frames in one read hold up nobody."""
-
 GOODBYE_SECONDS: Final = 5.0
 """How long a client may take to read a close that it caused itself, or that a server's stop caused."""
+
+
+FRAMES_PER_SECOND: Final = 200.0
+FRAMES_AT_ONCE: Final = 2_000
+"""So many frames that no message ends with may a client send: pings, pongs that nobody asked for, parts of messages.
+Whole messages are counted by whoever is told of them."""
+
+THROTTLE_SECONDS: Final = 0.25
+"""A client that has sent more is not listened to for so long."""
+
+
+_LONG_AGO: Final = float("-inf")
 
 
 class Handshake(Protocol):
@@ -77,15 +82,14 @@ class LiveSocket(asyncio.Protocol, Transport):
         "_close_code",
         "_congested",
         "_connections",
-        "_events",
         "_handshake",
         "_heard_at",
         "_held",
+        "_inbound",
         "_late_pong",
         "_left",
         "_loop",
         "_max_size",
-        "_parser",
         "_partial",
         "_partial_is_text",
         "_paused",
@@ -93,9 +97,9 @@ class LiveSocket(asyncio.Protocol, Transport):
         "_pings",
         "_receiver",
         "_scheduled",
+        "_spent",
         "_timer",
         "_transport",
-        "_unread",
         "_write",
     )
 
@@ -123,9 +127,8 @@ class LiveSocket(asyncio.Protocol, Transport):
         # inwards
         self._paused = False
         self._scheduled = False
-        self._unread: bytearray | None = None
-        self._parser: Parser | None = None
-        self._events: deque[Frame] | None = None
+        self._spent = _LONG_AGO  # up to this time of the loop the frames are paid for that are no messages
+        self._inbound: Inbound | None = None
         self._partial: bytearray | None = None  # of a fragmented message
         self._partial_is_text = False
 
@@ -161,7 +164,7 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._write = transport.write
         self._heard_at = self._loop.time()
         if early:
-            self._unread = bytearray(early)
+            self._feed(early)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
         connections.add(self)
@@ -239,10 +242,13 @@ class LiveSocket(asyncio.Protocol, Transport):
         if self._phase > Phase.CLOSING:
             return  # it is heard to its end, so that the close which is on its way is not torn up by a reset
         self._heard_at = self._loop.time()
-        if self._unread is None:
-            self._unread = bytearray(data)
-        else:
-            self._unread += data
+        if self._inbound is None and not self._scheduled and not self._paused:
+            frame = sole_frame(data)
+            if frame is not None:  # there is nothing before it, and nothing after it
+                self._take(frame)
+                self._read_or_not()
+                return
+        self._feed(data)
         if self._scheduled:
             self._read_or_not()
         else:
@@ -261,10 +267,8 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._connections.discard(self)
         self._write = _ignore
         self._held = None
-        self._unread = None
-        self._events = None
         self._partial = None
-        self._drop_parser()
+        self._drop_inbound()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -337,63 +341,38 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._scheduled = False
         self._work()
 
+    def _feed(self, data: bytes) -> None:
+        if self._inbound is None:
+            self._inbound = Inbound(self._max_size)
+        self._inbound.feed(data)
+
     def _work(self) -> None:
         """Take what the client says, in order, until there is nothing left or the receiver wants no more of it."""
-        parsed = False
-        while not self._paused and self._phase in (Phase.OPEN, Phase.CLOSING):
-            if self._events:
-                frame = self._events.popleft()
-                if not self._events:
-                    self._events = None
+        inbound, parsed = self._inbound, False
+        # Once it is scheduled it goes on then.
+        while (
+            inbound is not None and not (self._paused or self._scheduled) and self._phase in (Phase.OPEN, Phase.CLOSING)
+        ):
+            frame = inbound.take()
+            if frame is not None:
                 self._take(frame)
-            elif self._parser is not None and self._parser.parser_exc is not None:
-                self._fail_as_parsed(self._parser)
-            elif not self._unread:
+            elif (fault := inbound.fault) is not None:
+                self._fail(*fault)
+            elif not inbound.unread:
                 break
             elif parsed:
                 self._schedule()
-                break
             else:
-                self._parse()
+                inbound.parse()
                 parsed = True
+        if inbound is not None and inbound.idle:
+            self._drop_inbound()
         self._read_or_not()
 
-    def _parse(self) -> None:
-        assert self._unread is not None
-        data = bytes(self._unread[:SLICE_BYTES])
-        del self._unread[:SLICE_BYTES]
-        if not self._unread:
-            self._unread = None
-        if self._parser is None:
-            frame = sole_frame(data)
-            if frame is not None:
-                self._events = deque((frame,))
-                return
-            self._parser = self._new_parser()
-        parser = self._parser
-        parser.receive_data(data)
-        self._events = deque(frame for frame in parser.events_received() if isinstance(frame, Frame))
-        parser.data_to_send()  # its answers to pings and its closes: they are given in their turn (`_take`)
-        if self._is_idle(parser):
-            self._drop_parser()
-
-    def _new_parser(self) -> Parser:
-        # The parser's limit would hold for a control frame between two parts of a message, too.
-        max_size = None if self._max_size is None else self._max_size + MAX_CONTROL_BYTES
-        return Parser(Side.SERVER, state=State.OPEN, max_size=max_size, logger=logging.getLogger("uvicorn.error"))
-
-    def _is_idle(self, parser: Parser) -> bool:
-        """It stands between two messages, so a new one can do its work: most sockets are silent most of the time."""
-        if parser.parser_exc is not None or parser.current_size is not None or parser.close_rcvd is not None:
-            return False
-        steps = parser.parser
-        inner = steps.gi_yieldfrom if isinstance(steps, GeneratorType) else None
-        return isinstance(inner, GeneratorType) and inner.gi_code is StreamReader.at_eof.__code__
-
-    def _drop_parser(self) -> None:
-        if self._parser is not None:
-            self._parser.parser.close()  # it refers to itself: do not leave it to the garbage collector
-            self._parser = None
+    def _drop_inbound(self) -> None:
+        if self._inbound is not None:
+            self._inbound.drop()
+            self._inbound = None
 
     def _pong(self, frame: bytes) -> None:
         if self._held is None:
@@ -405,20 +384,36 @@ class LiveSocket(asyncio.Protocol, Transport):
         if frame.opcode is Opcode.CLOSE:
             self._take_close(bytes(frame.data))
         elif self._phase is not Phase.OPEN:
-            pass  # nobody listens any more
+            self._charge()  # nobody listens any more
         elif frame.opcode is Opcode.PONG:
             if self._awaited_pong is not None and frame.data == self._awaited_pong:
                 self._awaited_pong = None
                 if self._receiver is not None:
                     self._receiver.ponged()
+            else:
+                self._charge()
         elif frame.opcode is Opcode.PING:
             self._pong(pong_frame(bytes(frame.data)))
+            self._charge()
         else:
             self._take_data(frame)
+
+    def _charge(self) -> None:
+        """A frame that is no message of its own. Who sends too many of them is not listened to for a while.
+
+        One number per socket, and a client is the less in debt the later it is.
+        """
+        now = self._loop.time()
+        self._spent = max(self._spent, now - FRAMES_AT_ONCE / FRAMES_PER_SECOND) + 1 / FRAMES_PER_SECOND
+        if self._spent > now and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_later(THROTTLE_SECONDS, self._continue)
 
     def _take_data(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
             self._partial_is_text = frame.opcode is Opcode.TEXT
+        else:
+            self._charge()
         data: bytes | bytearray | memoryview = frame.data
         if self._partial is not None:
             self._partial += data
@@ -455,21 +450,13 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._end_within(GOODBYE_SECONDS)
         self._transport.close()
 
-    def _fail_as_parsed(self, parser: Parser) -> None:
-        said = parser.close_sent
-        if said is None:  # it had read the client's close before it failed
-            self._fail(CloseCode.PROTOCOL_ERROR, "")
-        else:
-            self._fail(said.code, said.reason)
-
     def _fail(self, code: int, reason: str) -> None:
         """The client broke the rules: say so, and hear it to its end."""
         assert self._transport is not None
         if self._phase is Phase.OPEN:
             self._say_last(close_frame(close_payload(code, reason)), drop=True)
         self._phase = Phase.ENDING
-        self._unread = None
-        self._events = None
+        self._drop_inbound()
         self._end_within(GOODBYE_SECONDS)
         try:
             if self._transport.can_write_eof():
@@ -482,26 +469,13 @@ class LiveSocket(asyncio.Protocol, Transport):
     def _read_or_not(self) -> None:
         if self._transport is None or self._phase is Phase.LOST:
             return
-        if self._phase is not Phase.ENDING and (self._paused or self._unread):
+        if self._phase is not Phase.ENDING and (self._paused or self._has_unread()):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
-
-def sole_frame(data: bytes) -> Frame | None:
-    """The frame, if these bytes are one short text or pong and nothing else.
-
-    Nearly everything that clients say is, and a parser for it costs more than all the rest of its way.
-    """
-    size = len(data) - 6
-    if 0 <= size < 126 and data[1] == 0x80 | size and data[0] in _SHORT:
-        mask = (data[2:6] * 32)[:size]
-        payload = int.from_bytes(data[6:], "big") ^ int.from_bytes(mask, "big")
-        return Frame(_SHORT[data[0]], payload.to_bytes(size, "big"))
-    return None
-
-
-_SHORT: Final = {0x81: Opcode.TEXT, 0x8A: Opcode.PONG}
+    def _has_unread(self) -> bool:
+        return self._inbound is not None and self._inbound.unread
 
 
 def _ignore(data: bytes) -> None:

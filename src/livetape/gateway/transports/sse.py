@@ -24,6 +24,7 @@ from livetape.gateway.shortening import Shortening
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscription import Client, spawn_in
 from livetape.gateway.subscriptions import Opening, Subscriptions
+from livetape.gateway.transport import CUT
 from livetape.observability import get_logger
 
 logger = get_logger(__name__)
@@ -84,21 +85,46 @@ class _Stream(Response):
         self._on_start = on_start
         self._on_end = on_end
         self._outbox = Outbox(options.outbox_max_bytes, options.outbox_max_messages)
+        self._leave_by: float | None = None  # in the time of the loop
+        self._limit: asyncio.Timeout | None = None
         self.init_headers({"content-type": media_type, **HEADERS})
 
     def end(self) -> None:
-        """Send what waits, then end. The client continues with its last position."""
+        """Send what waits, then end. The client continues with its last position; one that does not take what waits is
+        cut off."""
         self._outbox.close()
+        self._go_within(self._options.close_seconds)
+
+    def _break_off(self) -> None:
+        """Send nothing more, and wait for nobody to take what was sent."""
+        self._outbox.close(drop=True)
+        self._go_within(0.0)
+
+    def _go_within(self, seconds: float) -> None:
+        by = asyncio.get_running_loop().time() + seconds
+        if self._leave_by is None or by < self._leave_by:
+            self._leave_by = by
+            if self._limit is not None and not self._limit.expired():
+                self._limit.reschedule(by)
 
     def _begin_at(self, start: Position) -> None:
         self.headers["x-stream-position"] = str(start)
         if self._media_type == SSE_TYPE:
             self._outbox.force(Push(b"retry: %d\n\n" % self._retry_ms))
 
-    async def _send(self, send: Send) -> None:
-        with suppress(OSError):  # the client is gone
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._write(send)
+    async def _send(self, scope: Scope, send: Send) -> None:
+        try:
+            async with asyncio.timeout_at(self._leave_by) as self._limit:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await self._write(send)
+        except TimeoutError:
+            cut = scope.get("extensions", {}).get(CUT)
+            if cut is not None:
+                cut()
+        except OSError:
+            pass  # the client is gone
+        finally:
+            self._limit = None
 
     async def _write(self, send: Send) -> None:
         while True:
@@ -138,7 +164,8 @@ class _Stream(Response):
 class EventStream(_Stream):
     """Sends events until the last one, until the client goes, or until `end`.
 
-    Everything is opened and given back within `__call__`: an answer that is never sent holds nothing.
+    Everything is opened and given back within `__call__`: an answer that is never sent holds nothing. It counts from
+    there on: `on_start` may raise before anything is sent.
     """
 
     def __init__(
@@ -151,6 +178,14 @@ class EventStream(_Stream):
         self._subscriptions = subscriptions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._on_start(self)
+        try:
+            opening, gap = await self._open()
+            await self._stream(opening, gap, scope, receive, send)
+        finally:
+            self._on_end(self)
+
+    async def _open(self) -> tuple[Opening, Push | None]:
         opening = await self._subscriptions.open_tape(self._subject, self._tape, self._since)
         gap = None
         if opening.lost and opening.result.mixed:  # since a moment ago; who comes back is served as of then
@@ -162,19 +197,15 @@ class EventStream(_Stream):
             first = None if is_beyond else self._since.offset + 1  # the log has lost its end: it counts on from there
             gap = Push(self._form.gap(first, None, opening.result.epoch))
             opening = await self._subscriptions.open_tape(self._subject, self._tape, "earliest")
-        self._on_start(self)
-        try:
-            await self._stream(opening, gap, receive, send)
-        finally:
-            self._on_end(self)
+        return opening, gap
 
-    async def _stream(self, opening: Opening, gap: Push | None, receive: Receive, send: Send) -> None:
+    async def _stream(self, opening: Opening, gap: Push | None, scope: Scope, receive: Receive, send: Send) -> None:
         async with asyncio.TaskGroup() as tasks:
             client = Client(
                 self._outbox,
                 spawn=spawn_in(tasks),
-                too_slow=lambda: self._outbox.close(drop=True),
-                broken=lambda: self._outbox.close(drop=True),
+                too_slow=self._break_off,
+                broken=self._break_off,
             )
             assert opening.topic is not None
             self._begin_at(opening.start or opening.topic.position)
@@ -191,7 +222,7 @@ class EventStream(_Stream):
             )
             watching = self._watch(tasks, receive)
             try:
-                await self._send(send)
+                await self._send(scope, send)
             finally:
                 if subscription is not None:
                     subscription.close()
@@ -218,7 +249,7 @@ class FollowedStream(_Stream):
             async with asyncio.TaskGroup() as tasks:
                 workers = [*self._watch(tasks, receive), tasks.create_task(self._follow(), name="stream follower")]
                 try:
-                    await self._send(send)
+                    await self._send(scope, send)
                 finally:
                     for worker in workers:
                         worker.cancel()
@@ -233,10 +264,10 @@ class FollowedStream(_Stream):
                         await self._outbox.room()
                     self._outbox.force(Push(await self._bytes_of(item)))
         except TimeoutError:
-            self._outbox.close(drop=True)  # too slow
+            self._break_off()  # too slow
         except Exception:
             logger.exception("a tape cannot be followed", extra={"action": "follow_failed"})
-            self._outbox.close(drop=True)
+            self._break_off()
         else:
             self._outbox.close()
 

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 
 from livetape.errors import ChannelError, ClosedError
-from livetape.events.bus import Bus, BusMessage, Subscription
+from livetape.events.bus import Bus, BusMessage, ExpressSink, Subscription
 
 
 class Collected:
@@ -44,6 +44,26 @@ class Collected:
         while len(self.messages) < count:
             self._called.clear()
             await self._called.wait()
+
+
+class CollectedFast(Collected, ExpressSink):
+    """The same with a lane for `suite/a`, which takes what is an even number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes = {b"suite/a": self._take}
+        self.by_lane: list[bytes] = []
+        self.told = 0
+
+    def __call__(self, messages: Sequence[BusMessage], taken: int = 0, /) -> None:
+        super().__call__(messages)
+        self.told += taken
+
+    def _take(self, data: bytes) -> bool:
+        if not data.isdigit() or int(data) % 2:
+            return False
+        self.by_lane.append(data)
+        return True
 
 
 class BusSuite:
@@ -268,6 +288,30 @@ class BusSuite:
             await self._until_collected(got, 300)
         assert all(got.calls), "there is no call without a message"
         assert len(got.calls) < 300
+
+    async def test_what_a_lane_takes_comes_no_other_way_and_is_counted(self, bus: Bus) -> None:
+        got = CollectedFast()
+        async with await bus.subscribe("suite/a", "suite/b", sink=got):
+            numbers = [b"%d" % number for number in range(100)]
+            await bus.publish_many([(channel, data) for data in numbers for channel in ("suite/a", "suite/b")])
+            await bus.publish("suite/a", b"end")
+            async with asyncio.timeout(self.patience_s):
+                while b"end" not in got.data:
+                    await got.reaches(len(got.messages) + 1)
+        rest = [message.data for message in got.messages if message.channel == "suite/a"]
+        assert sorted([*rest, *got.by_lane]) == sorted([*numbers, b"end"])
+        assert [*got.by_lane] == sorted(got.by_lane, key=int), "in order"
+        assert [data for data in rest if data.isdigit() and int(data) % 2] == numbers[1::2]
+        assert got.told == len(got.by_lane)
+        assert [message.data for message in got.messages if message.channel == "suite/b"] == numbers
+
+    async def test_lanes_take_nothing_away_from_others(self, bus: Bus) -> None:
+        fast, got = CollectedFast(), Collected()
+        async with await bus.subscribe("suite/a", sink=fast), await bus.subscribe("suite/*", sink=got):
+            await bus.publish_many([("suite/a", b"%d" % number) for number in range(50)])
+            await self._until_collected(got, 50)
+        assert got.data == [b"%d" % number for number in range(50)]
+        assert sorted([*fast.data, *fast.by_lane], key=int) == got.data
 
     async def test_a_sink_counts_as_one_who_listens(self, bus: Bus) -> None:
         async with await bus.subscribe("suite/a", sink=Collected()):

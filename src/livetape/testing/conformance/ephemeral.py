@@ -26,6 +26,12 @@ class EphemeralSuite:
         assert await ephemeral.get("suite a/b *") == b"\x00any\xff", "looking takes nothing away"
         assert await ephemeral.get("suite") is None
 
+    async def test_several_are_got_in_the_order_asked_for(self, ephemeral: Ephemeral) -> None:
+        await ephemeral.put("suite a", b"one", ttl_s=60)
+        await ephemeral.put("suite c", b"two", ttl_s=60)
+        assert await ephemeral.get_all(["suite c", "suite b", "suite a"]) == [b"two", None, b"one"]
+        assert await ephemeral.get_all([]) == []
+
     async def test_put_replaces(self, ephemeral: Ephemeral) -> None:
         await ephemeral.put("suite", b"one", ttl_s=60)
         await ephemeral.put("suite", b"two", ttl_s=60)

@@ -12,9 +12,10 @@ down_revision = None
 
 
 def upgrade() -> None:
+    big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.create_table(
         "tape",
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", big, primary_key=True),
         sa.Column("name", sa.String, nullable=False, unique=True),
         sa.Column("owner", sa.String),
         sa.Column("graph_id", sa.String),
@@ -28,10 +29,10 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     unpublished = sa.text("published < last_number")
-    op.create_index("tape_unpublished", "tape", ["id"], sqlite_where=unpublished)
+    op.create_index("tape_unpublished", "tape", ["id"], sqlite_where=unpublished, postgresql_where=unpublished)
     op.create_table(
         "event",
-        sa.Column("tape_id", sa.Integer, nullable=False),
+        sa.Column("tape_id", big, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("event_type", sa.String, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
@@ -48,6 +49,7 @@ def upgrade() -> None:
         ["tape_id", "idempotency_key"],
         unique=True,
         sqlite_where=keyed,
+        postgresql_where=keyed,
     )
     op.create_table(
         "graph",
@@ -80,13 +82,13 @@ def upgrade() -> None:
         sa.Column("lease_no", sa.Integer, nullable=False),
         sa.Column("lease_until", sa.BigInteger),
         sa.Column("recoveries", sa.Integer, nullable=False),
-        sa.Column("tape_id", sa.Integer, nullable=False),
+        sa.Column("tape_id", big, nullable=False),
         sa.Column("epoch", sa.String, nullable=False),
     )
     op.create_index("execution_user", "execution", ["user_id", "created_at"])
     op.create_index("execution_graph", "execution", ["graph_id", "created_at"])
     running = sa.text("status = 'RUNNING'")
-    op.create_index("execution_leased", "execution", ["lease_until"], sqlite_where=running)
+    op.create_index("execution_leased", "execution", ["lease_until"], sqlite_where=running, postgresql_where=running)
     op.create_table(
         "node_execution",
         sa.Column("execution_id", sa.String, nullable=False),
@@ -117,7 +119,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "doorbell",
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", big, primary_key=True),
         sa.Column("graph_exec_id", sa.String, nullable=False),
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("enqueue_no", sa.Integer, nullable=False),

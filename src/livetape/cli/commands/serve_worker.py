@@ -1,0 +1,150 @@
+"""`livetape serve worker`: processes that run executions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from livetape.cli.app import report
+from livetape.cli.errors import EXIT_FAILED
+from livetape.cli.options import App, app_of, data_dir_option, verbose_option
+from livetape.cli.running import Running, loop_factory, settle, shown_url
+from livetape.cli.workers import Lifeline, Workers
+
+if TYPE_CHECKING:
+    from livetape.settings import Settings
+
+_LIFELINE: Final = "LIVETAPE_WORKER_LIFELINE"
+"""To a process of a worker: its number, what ties it to its parent, and the name of its leases."""
+
+
+@click.command("worker")
+@click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="How many to run.")
+@data_dir_option
+@verbose_option
+@click.pass_context
+def command(ctx: click.Context, processes: int) -> int:
+    """Start workers: they run what is started anywhere, and go on with what a lost one left.
+
+    Needs LIVETAPE_DATABASE (PostgreSQL) and LIVETAPE_BUS; takes doorbells from LIVETAPE_QUEUE when that is a RabbitMQ.
+    """
+    from livetape.cli.logs import configure
+    from livetape.runtime.worker import check_shared
+
+    app = app_of(ctx)
+    inherited = os.environ.pop(_LIFELINE, None)
+    settings = app.load(redis=True, log_level="debug" if app.verbose > 1 else None).settings
+    check_shared(settings, "livetape serve worker")
+    configure(settings)
+    if inherited is not None:
+        number, parent, said, name = inherited.split(",", 3)
+        return _work(app, settings, name, Lifeline(int(number), int(parent), int(said)))
+    return _Supervisor(app, settings, processes).run()
+
+
+class _Worker(Running):
+    """One process that runs executions."""
+
+    async def run(self, settings: Settings, name: str, lifeline: Lifeline) -> int:
+        from livetape.runtime.worker import serve_worker
+
+        def ready() -> None:
+            settle()
+            lifeline.ready()
+
+        return await self.until_signal(serve_worker(settings, name=name, on_ready=ready), parent=lifeline.parent)
+
+
+def _work(app: App, settings: Settings, name: str, lifeline: Lifeline) -> int:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_Worker(app, talks=False).run(settings, name, lifeline))
+
+
+class _Supervisor:
+    """Spawns the workers, and releases at once what one that is gone was running."""
+
+    def __init__(self, app: App, settings: Settings, processes: int) -> None:
+        self._app = app
+        self._settings = settings
+        self._processes = processes
+        self._base = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._started = 0
+        self._names: dict[int, str] = {}
+        self._releasing: list[threading.Thread] = []
+
+    def run(self) -> int:
+        """Until all have ended; see `Workers.run`."""
+        code = Workers(
+            self._processes,
+            _never,
+            drain_s=self._settings.engine.cancel_grace_seconds + 5,
+            say=self._app.say,
+            ready=self._show,
+            stopping=lambda: None,
+            report=lambda error: report(self._app, error),
+            start=self._spawn,
+            ended=self._release,
+            letting="what runs go to other workers",
+        ).run()
+        for thread in self._releasing:
+            thread.join()
+        return code
+
+    def _spawn(self, lifeline: Lifeline) -> int:
+        self._started += 1
+        # The comma ends it: no name is the beginning of another.
+        name = f"{self._base}-{self._started};"
+        told = f"{lifeline.number},{lifeline.parent},{lifeline.said},{name}"
+        process = subprocess.Popen(  # noqa: S603 - the program that runs
+            [sys.executable, "-m", "livetape", *sys.argv[1:]],
+            env=os.environ | {_LIFELINE: told},
+            pass_fds=(lifeline.parent, lifeline.said),
+            start_new_session=True,  # a terminal sends Ctrl-C to all of a session: the parent passes on what it means
+        )
+        process.returncode = 0  # whoever looks after it waits for it by its number
+        self._names[process.pid] = name
+        return process.pid
+
+    def _release(self, pid: int) -> None:
+        thread = threading.Thread(target=self._release_now, args=(self._names.pop(pid),), daemon=True)
+        self._releasing = [*(one for one in self._releasing if one.is_alive()), thread]
+        thread.start()
+
+    def _release_now(self, name: str) -> None:
+        from livetape.errors import LivetapeError
+        from livetape.runtime.worker import release_leases
+
+        try:
+            released = asyncio.run(release_leases(self._settings, name, within_s=self._settings.engine.lease_seconds))
+        except LivetapeError as error:
+            self._app.say(f"leases of a worker that ended were not released: {error}; they end by themselves")
+        else:
+            if released:
+                self._app.say(f"{len(released)} executions of a worker that ended go on elsewhere")
+
+    def _show(self) -> None:
+        from livetape.cli.facts import package_version
+
+        settings = self._settings
+        processes = "" if self._processes == 1 else f"  ·  {self._processes} processes"
+        lines = [
+            f"  livetape {package_version()}  ·  worker{processes}",
+            f"  Database   {shown_url(str(settings.postgres_url))}",
+            f"  Queue      {shown_url(settings.broker_url) if settings.broker_url else 'the database'}",
+            f"  Bus        {shown_url(settings.bus_url)}",
+            "  Stop       Ctrl-C",
+        ]
+        click.echo("\n".join(lines))
+        sys.stdout.flush()
+
+
+def _never(_lifeline: Lifeline) -> int:
+    return EXIT_FAILED  # every worker is a process of its own

@@ -1,0 +1,66 @@
+"""What others may add to the running of nodes: moderation, reports of errors, costs. None of it by default."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from livetape.engine.block import Block
+from livetape.engine.runner import RunStats
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Which run of which node of whose execution."""
+
+    user_id: str
+    graph_id: str
+    graph_exec_id: str
+    node_id: str
+    node_exec_id: str
+    block_id: str
+    block: str
+
+
+class Moderation(Protocol):
+    """Says what may not be run or told. A reason refuses: the execution, or the node that gave the output, is FAILED
+    (`moderation`). What it raises counts as a refusal: nothing passes because the judge is away."""
+
+    async def start(self, user_id: str, graph_id: str, inputs: dict[str, Any]) -> str | None:
+        """Before the first node of an execution."""
+
+    async def output(self, who: NodeIdentity, name: str, value: Any) -> str | None:
+        """Before an output is recorded and followed."""
+
+
+class ErrorReporter(Protocol):
+    """Adds to reports of errors whose node it was."""
+
+    def scope(self, who: NodeIdentity) -> AbstractContextManager[Any]:
+        """Entered around one run of a node, in its task; what it set is undone when it is left."""
+
+
+class Costs(Protocol):
+    """Takes the price of runs, in cents."""
+
+    async def before(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any]) -> None:
+        """Before a run. A LimitError refuses it: the node is FAILED and the execution ends
+        (`insufficient_credits`)."""
+
+    async def after(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any], stats: RunStats) -> int:
+        """After a run that completed: what was taken."""
+
+
+class NoReporter:
+    def scope(self, who: NodeIdentity) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """All of them."""
+
+    moderation: Moderation | None = None
+    reporter: ErrorReporter = field(default_factory=NoReporter)
+    costs: Costs | None = None

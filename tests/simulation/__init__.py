@@ -1,0 +1,1 @@
+"""The engine under a seeded simulator: production code on a virtual clock, with faults, judged from outside."""

@@ -1,0 +1,156 @@
+"""Moderation, reports of errors, costs and figures of nodes."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
+from livetape.engine.hooks import Hooks, NodeIdentity
+from livetape.engine.runner import RunStats
+from livetape.errors import LimitError
+from livetape.events.executions import ExecutionStatus
+from stage import Stage, on_stage
+
+WHOSE: contextvars.ContextVar[NodeIdentity | None] = contextvars.ContextVar("whose", default=None)
+
+
+class AnyIn(BlockSchema):
+    value: Any = None
+
+
+class AnyOut(BlockSchema):
+    out: Any
+
+
+class Words(Block[AnyIn]):
+    """Gives each word of its value, counts them, and fails at `fail`."""
+
+    id = "words"
+    Input, Output = AnyIn, AnyOut
+
+    def __init__(self) -> None:
+        self.seen: list[str | None] = []
+
+    async def run(self, data: AnyIn, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        who = WHOSE.get()
+        self.seen.append(None if who is None else who.node_id)
+        for word in str(data.value).split():
+            if word == "fail":
+                raise ValueError("failed")
+            ctx.usage.add("word_count", 1)
+            yield "out", word
+
+
+class Burn(Words):
+    """Uses the processor in a thread."""
+
+    id = "burn"
+
+    def run(self, data: AnyIn, ctx: BlockContext) -> Iterator[PinValue]:  # type: ignore[override]
+        total = sum(number * number for number in range(300_000))
+        yield "out", total
+
+
+class Judge:
+    def __init__(self) -> None:
+        self.broken = False
+
+    async def start(self, user_id: str, graph_id: str, inputs: dict[str, Any]) -> str | None:
+        if self.broken:
+            raise RuntimeError("away")
+        return "not for you" if user_id == "mallory" else None
+
+    async def output(self, who: NodeIdentity, name: str, value: Any) -> str | None:
+        return f"{value} of {who.block} may not be told" if value == "secret" else None
+
+
+class Reporter:
+    @contextmanager
+    def scope(self, who: NodeIdentity) -> Iterator[None]:
+        token = WHOSE.set(who)
+        try:
+            yield
+        finally:
+            WHOSE.reset(token)
+
+
+class Purse:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+    async def before(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any]) -> None:
+        if self.cents < 10:
+            raise LimitError(f"Insufficient balance of {self.cents}")
+
+    async def after(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any], stats: RunStats) -> int:
+        self.cents -= 10
+        return 10
+
+
+async def words(stage: Stage, *values: str, user: str = "u") -> str:
+    """A chain that gives each word of the first value on; the others are run beside."""
+    nodes = {f"n{i}": ("words", {"value": value}) for i, value in enumerate(values)}
+    graph = await stage.graph(f"g{user}", {**nodes, "next": "words"}, "n0.out>next.value", user=user)
+    execution_id = await stage.start(graph, user=user)
+    await stage.work()
+    return execution_id
+
+
+async def test_moderation_of_starts_and_outputs(tmp_path: Path) -> None:
+    judge, block = Judge(), Words()
+    async with on_stage(tmp_path, block) as stage:
+        stage.hooks = Hooks(moderation=judge)
+        refused = await words(stage, "a", user="mallory")
+        assert (await stage.status(refused), block.seen) == (("FAILED", "moderation"), [])
+        assert from_json((await stage.row(refused)).stats)["error"] == "not for you"
+        await stage.agree(refused)
+        told = await words(stage, "a secret b")
+        node = await stage.node(told, "n0")
+        assert (node.status, node.status_reason) == (ExecutionStatus.FAILED, "moderation")
+        assert [name for name, _ in node.outputs] == ["out", "error"]
+        assert not any(b'"secret"' in event.payload for commit in stage.committed for event in commit.events[1:])
+        assert await stage.status(told) == ("FAILED", "block_error")
+        await stage.agree(told)
+        judge.broken = True
+        assert await stage.status(await words(stage, "a", user="v")) == ("FAILED", "moderation")
+
+
+async def test_errors_are_reported_with_their_node_and_only_there(tmp_path: Path) -> None:
+    block = Words()
+    async with on_stage(tmp_path, block) as stage:
+        stage.hooks = Hooks(reporter=Reporter())
+        await words(stage, "a", "fail")
+        assert sorted(str(seen) for seen in block.seen) == ["n0", "n1", "next"]
+        assert WHOSE.get() is None
+
+
+async def test_costs_are_taken_per_node_and_an_empty_purse_ends_the_execution(tmp_path: Path) -> None:
+    async with on_stage(tmp_path, Words()) as stage:
+        stage.hooks = Hooks(costs=Purse(1000))
+        rich = await words(stage, "a b")
+        assert ((await stage.row(rich)).cost, from_json((await stage.row(rich)).stats)["cost"]) == (30, 30)
+        stage.hooks = Hooks(costs=Purse(15))
+        poor = await words(stage, "a b", user="v")
+        assert await stage.status(poor) == ("FAILED", "insufficient_credits")
+        stats = from_json((await stage.row(poor)).stats)
+        assert (stats["cost"], stats["error"]) == (10, "Insufficient balance of 5")
+        await stage.agree(poor)
+
+
+async def test_figures_are_kept_on_failure_too_with_what_blocks_count(tmp_path: Path) -> None:
+    async with on_stage(tmp_path, Words(), Burn()) as stage:
+        execution_id = await words(stage, "a b fail", "c")
+        stats = from_json((await stage.row(execution_id)).stats)
+        assert (stats["node_exec_count"], stats["node_error_count"], stats["word_count"]) == (4, 1, 3)
+        node = from_json((await stage.node(execution_id, "n0")).stats or b"")
+        assert {"walltime", "cputime", "input_size", "output_size", "cost", "attempts", "word_count"} <= node.keys()
+        assert (node["input_size"], node["attempts"]) == (len(b'{"value":"a b fail"}'), 1)
+        burnt = await stage.start(await stage.graph("burn", {"b": "burn"}))
+        await stage.work()
+        assert from_json((await stage.row(burnt)).stats)["node_exec_time_cpu_only"] > 0.001
