@@ -205,8 +205,9 @@ async def test_a_redis_that_is_killed_gets_everything_back(site: Site) -> None:
 async def test_a_server_starts_and_works_without_its_redis(site: Site) -> None:
     site.redis.stop()
     gateway = site.gateway()
-    site.all.start("/livez")
-    gateway.start("/livez")
+    for process in (site.all, gateway):
+        process.spawn()
+        process.wait_for("/livez", 200, timeout=30)
     assert (site.all.status("/readyz"), gateway.status("/readyz")) == (503, 503)
     graph, execution = site.run("Hello")
     last = site.wait_over(graph, execution)
