@@ -19,12 +19,9 @@ from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.engine.forwarder import Forwarder
-from livetape.engine.graph import Graph
 from livetape.engine.queue import Delivery, Doorbell, Queue
 from livetape.errors import QueueUnavailableError
-from livetape.events.executions import ExecutionStatus
-from livetape.examples import example_graphs
-from livetape.runtime import Engine, open_engine
+from livetape.runtime import open_engine
 from livetape.settings import Settings
 from rabbit import RabbitServer, running
 
@@ -308,40 +305,6 @@ async def test_what_was_written_while_the_broker_was_away_is_rung_when_it_is_bac
 
 
 # ---- the whole engine ------------------------------------------------------------------------------------------------
-
-
-async def over(engine: Engine, graph_exec_id: str) -> ExecutionStatus:
-    async with asyncio.timeout(BACK_S):
-        while True:
-            row = await engine.store.get(graph_exec_id)
-            if row.status.is_terminal:
-                return row.status
-            await asyncio.sleep(0.02)
-
-
-async def test_executions_are_accepted_while_the_broker_is_away_and_run_when_it_is_back(
-    server: RabbitServer, tmp_path: Path
-) -> None:
-    settings = Settings(data_dir=tmp_path / "data", queue=server.url_at(server.port, "?heartbeat=1"))
-    hello = next(graph for graph in map(Graph.model_validate, example_graphs()) if graph.name == "Hello")
-    async with open_engine(settings) as engine:
-        graph = await engine.graphs.create("u", hello)
-        started = await engine.executions.start("u", graph.id, None, {})
-        assert await over(engine, started.execution.id) is ExecutionStatus.COMPLETED
-        assert engine.checks["queue"]()
-        await in_thread(server.kill)
-        accepted = []
-        for _ in range(5):
-            async with asyncio.timeout(1):
-                accepted.append((await engine.executions.start("u", graph.id, None, {})).execution)
-        await asyncio.sleep(AWAY_S)
-        assert not engine.checks["queue"]()
-        assert {(await engine.store.get(meta.id)).status for meta in accepted} == {ExecutionStatus.QUEUED}
-        async with asyncio.timeout(5):
-            await engine.executions.stop("u", accepted[0].id)
-        await in_thread(server.start)
-        ends = [await over(engine, meta.id) for meta in accepted]
-        assert ends == [ExecutionStatus.TERMINATED, *[ExecutionStatus.COMPLETED] * 4]
 
 
 async def test_an_engine_starts_and_stops_without_the_broker(server: RabbitServer, tmp_path: Path) -> None:
