@@ -70,7 +70,7 @@ class Load:
         self.ready = ready
 
     def measure(self) -> dict[str, Any]:
-        """Publish and count. Once.
+        """Publish and count, until all that was published has arrived.
 
         Raises:
             NoFiguresError: the client ended without figures.

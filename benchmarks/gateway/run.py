@@ -3,8 +3,9 @@
 Each server has the first processor for itself; the load client, which also publishes, and Redis have the second. The
 figure is what the server spends: processor seconds for a million deliveries, as a ratio to the C limit of the same
 run (c/limit.c), and to the seed's architecture (reference.py). Wall-clock rates move with the machine and are for
-orientation. Medians; the servers take turns, ratios are those of runs that followed each other, and a run during which
-the host stole more than 3 % does not count.
+orientation. Medians; the servers take turns (of half a second where events follow each other without a pause:
+turns.py), ratios are those of turns that followed each other, and one during which the host stole more than 3 % does
+not count.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +32,10 @@ from events import USUAL_BYTES, payload
 from load import BUILD, Dialogue, NoFiguresError, allow_many_files, load
 from peers import NODE_PACKAGES, PEERS, PYTHON_PACKAGES
 from targets import TARGETS, Livetape, Target, UnavailableError
-
-Figures = dict[str, Any]
+from turns import Figures, Seat, side_by_side
 
 MAX_TRIES = 5
+TURN_S, TURN_WARMUP_S = 0.5, 0.1
 PACKAGES = ["fastapi", "hiredis", "httptools", "pydantic", "redis", "starlette", "uvicorn", "uvloop", "websockets"]
 ALL = TARGETS | PEERS
 
@@ -74,6 +76,13 @@ class Run:
 
 def fan_out(scenario: Scenario, target: Target, folder: Path, run: Run, *, stalled: int = 0) -> Figures:
     """Publish and count."""
+    with seated(scenario, target, folder, run, stalled=stalled) as seat:
+        return seat.measure()
+
+
+@contextmanager
+def seated(scenario: Scenario, target: Target, folder: Path, run: Run, *, stalled: int = 0) -> Iterator[Seat]:
+    """The server with all its sockets, ready to be measured."""
     sockets, channels = scenario.sockets, scenario.channels
     target.start(folder, channels)
     options: dict[str, float] = {
@@ -87,29 +96,27 @@ def fan_out(scenario: Scenario, target: Target, folder: Path, run: Run, *, stall
     options |= {"rate": scenario.rate} if scenario.rate else {"window": scenario.window}
     publishing = target.publishing(payload(scenario.bytes))
     with load(folder / "load", target.dialogue(sockets, channels), publishing, nice=run.nice, **options) as ready:
-        figures = ready.measure()
-        if not stalled:
-            problems = [f"{name} {figures[name]}" for name in ("lost", "closed") if figures[name]]
-            if problems or not figures["deliveries"]:
-                raise NoFiguresError(", ".join(problems) or "nothing was delivered")
-            target.check(sockets, figures)
-    figures["cpu_s_per_1m"] = figures["server_cpu"] / max(1, figures["deliveries"]) * 1e6
-    figures["deliveries_per_s"] = figures["deliveries"] / figures["seconds"]
-    figures["server_core"] = figures["server_cpu"] / figures["seconds"]
-    figures["client_core"] = figures["client_cpu"] / figures["seconds"]
-    return figures
+        yield Seat(target, ready, None if stalled else sockets)
 
 
 def idle(scenario: Scenario, target: Target, folder: Path, run: Run) -> Figures:
     """Memory of a fresh server that grew with its connected, subscribed, silent sockets."""
     sockets, channels = scenario.sockets, scenario.channels
     target.start(folder, channels)
-    before = target.rss_kib()
+    before = settled_kib(target)
     with load(folder / "load", target.dialogue(sockets, channels), None, sockets=sockets, channels=channels) as ready:
-        time.sleep(1)
-        after = target.rss_kib()
+        after = settled_kib(target)
         target.check(sockets, {})
     return {"kib_per_socket": (after - before) / sockets, "rss_mib": after / 1024, **ready.ready}
+
+
+def settled_kib(target: Target) -> int:
+    """Its memory when it has not grown for a second: a server listens before it has loaded everything."""
+    while True:
+        before = target.rss_kib()
+        time.sleep(1)
+        if target.rss_kib() <= before:
+            return target.rss_kib()
 
 
 def resume(scenario: Scenario, target: Target, folder: Path, run: Run) -> Figures:
@@ -238,13 +245,7 @@ class Bench:
         measured: dict[str, list[Figures]] = {name: [] for name in self.names if name in (scenario.only or self.names)}
         failed: dict[str, str] = {}
         for _ in range(runs):
-            for name, so_far in measured.items():
-                if name not in failed:
-                    try:
-                        so_far.append(self.quiet(scenario, name))
-                    except NoFiguresError as failure:
-                        failed[name] = str(failure)
-                        print(f"{scenario.name} {name} FAILED: {failure}", flush=True)
+            (self.turns if scenario.window else self.one_by_one)(scenario, measured, failed)
         medians = {name: summary(of) for name, of in measured.items() if of and name not in failed}
         for base in ("limit", "reference"):
             if base in medians:
@@ -256,8 +257,43 @@ class Bench:
             "goals": scenario.goals,
             "medians": medians,
             "failed": failed,
-            "runs": measured,
+            "runs": {name: [round(run[scenario.figure], 4) for run in of] for name, of in measured.items()},
         }
+
+    def one_by_one(self, scenario: Scenario, measured: dict[str, list[Figures]], failed: dict[str, str]) -> None:
+        for name, so_far in measured.items():
+            if name not in failed:
+                try:
+                    so_far.append(self.quiet(scenario, name))
+                except NoFiguresError as failure:
+                    self.fails(scenario, name, failure, failed)
+
+    def turns(self, scenario: Scenario, measured: dict[str, list[Figures]], failed: dict[str, str]) -> None:
+        """All of them at once, each measured every few seconds."""
+        run = replace(self.run, warmup=TURN_WARMUP_S, seconds=TURN_S)
+        with ExitStack() as stack:
+            seats: dict[str, Seat] = {}
+            for name in measured:
+                if name in failed:
+                    continue
+                self._count += 1
+                target = ALL[name]()
+                target.nice = self.run.nice
+                stack.callback(target.stop)
+                try:
+                    folder = self.folder / f"{self._count}-{name}"
+                    seats[name] = stack.enter_context(seated(scenario, target, folder, run))
+                except NoFiguresError as failure:
+                    self.fails(scenario, name, NoFiguresError(f"{failure}\n{target.tail()}".strip()), failed)
+            for name, figures in side_by_side(seats, round(self.run.seconds / TURN_S)):
+                if isinstance(figures, NoFiguresError):
+                    self.fails(scenario, name, figures, failed)
+                else:
+                    measured[name].append(figures)
+
+    def fails(self, scenario: Scenario, name: str, failure: NoFiguresError, failed: dict[str, str]) -> None:
+        failed[name] = str(failure)
+        print(f"{scenario.name} {name} FAILED: {failure}", flush=True)
 
 
 def summary(runs: list[Figures]) -> Figures:
@@ -269,7 +305,7 @@ def summary(runs: list[Figures]) -> Figures:
             figures[name] = round(statistics.median(run[name] for run in runs), 4)
         else:
             figures[name] = value
-    figures["noisy"] = any(run.get("noisy") for run in runs)
+    figures["noisy"] = sum(run.get("noisy", False) for run in runs) * 10 > len(runs)
     return figures
 
 

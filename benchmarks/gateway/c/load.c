@@ -7,8 +7,8 @@
  * The marks are digits of fixed width, so that lengths written into a template hold, in any encoding.
  *
  * An event counts as delivered where `"t":"` and its time stand in a frame. Stages: connect every socket and say the
- * script; print a line of JSON; wait for a line on stdin (end of file: leave); publish for --warmup and --seconds, in
- * a closed loop with --window events on the way or open with --rate events a second; print a line of JSON.
+ * script; print a line of JSON; then for each line on stdin (end of file: leave) publish for --warmup and --seconds, in
+ * a closed loop with --window events on the way or open with --rate events a second, and print a line of JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -472,7 +472,7 @@ static void connect_all(void)
 static void measure(void)
 {
     uint64_t fanout = (uint64_t)((set.sockets - set.stalled) / set.channels);
-    uint64_t base = deliveries, begun = 0, ended = 0, last = 0, last_change = 0, end_of_silence;
+    uint64_t base = deliveries, already = published, begun = 0, ended = 0, last = 0, last_change = 0, end_of_silence;
     uint64_t cpu = 0, own = 0, before = 0, bytes = 0, frames = 0, sent = 0;
     uint64_t start = clock_ns(CLOCK_MONOTONIC);
     uint64_t warm = start + (uint64_t)(set.warmup * 1e9), stop = warm + (uint64_t)(set.seconds * 1e9);
@@ -496,7 +496,7 @@ static void measure(void)
         }
         if (now >= stop)
             break;
-        uint64_t completed = (deliveries - base) / fanout, on_the_way = published - completed;
+        uint64_t completed = (deliveries - base) / fanout, on_the_way = published - already - completed;
         if (set.rate > 0)
             publish(due), due = 0;
         else if (on_the_way < (uint64_t)set.window)
@@ -512,14 +512,28 @@ static void measure(void)
     uint64_t p50 = percentile(0.5), p99 = percentile(0.99), most = longest;
     /* What is still on the way belongs to the check that nothing was lost, not to the figures. */
     end_of_silence = ended + 5000000000ull;
-    while (deliveries - base < published * fanout && clock_ns(CLOCK_MONOTONIC) < end_of_silence)
+    while (deliveries - base < (published - already) * fanout && clock_ns(CLOCK_MONOTONIC) < end_of_silence)
         turn(10);
     printf("{\"deliveries\": %lu, \"seconds\": %.6f, \"server_cpu\": %.6f, \"client_cpu\": %.6f, \"events\": %lu, "
            "\"frames\": %lu, \"bytes\": %lu, \"p50_us\": %lu, \"p99_us\": %lu, \"max_us\": %lu, \"lost\": %ld, "
            "\"closed\": %d, \"without\": %d, \"all_deliveries\": %lu, \"silent\": %s}\n",
            before, (double)(ended - begun) / 1e9, (double)cpu / 1e9, (double)own / 1e9, sent, frames, bytes, p50, p99,
-           most, (long)(published * fanout - (deliveries - base)), gone, without, deliveries, quiet ? "true" : "false");
+           most, (long)((published - already) * fanout - (deliveries - base)), gone, without, deliveries, quiet ? "true" : "false");
     fflush(stdout);
+    if (set.rate > 0)
+        close(timer_fd);
+}
+
+/* Whether we are told to go on; all stay connected meanwhile. */
+static bool again(void)
+{
+    told = false;
+    watch(0, (struct conn *)&told);
+    while (!told)
+        turn(1000);
+    if (!left)
+        epoll_ctl(epoll_fd, EPOLL_CTL_DEL, 0, NULL);
+    return !left;
 }
 
 int main(int argc, char **argv)
@@ -581,18 +595,13 @@ int main(int argc, char **argv)
         return 1;
     if (event)
         connect_publisher(hello, event);
-    watch(0, (struct conn *)&told);
-    while (!told)
-        turn(1000);
-    if (left)
+    if (!again())
         return 0;
     for (int i = set.sockets - set.stalled; i < set.sockets; i++)
         epoll_ctl(epoll_fd, EPOLL_CTL_DEL, conns[i].fd, NULL);
-    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, 0, NULL);
-    if (event)
-        measure();
-    watch(0, (struct conn *)&told); /* all stay connected until whoever reads the figures has looked at the server */
-    while (!left)
-        turn(1000);
+    do
+        if (event)
+            measure();
+    while (again());
     return 0;
 }

@@ -16,6 +16,8 @@ MAX_QUEUED_BYTES: Final = 128 * 1024 * 1024
 _EARLY_BYTES: Final = 1024 * 1024
 """So much is written without waiting for the end of the tick."""
 _MORE: Final = object()
+_PIECE_BYTES: Final = 16 * 1024
+"""The parser is fed this much at a time: it moves all that it still has whenever it has taken a thousand bytes."""
 
 # Its own annotation says a tuple of one element.
 pack_command: Final[Callable[..., bytes]] = hiredis.pack_command
@@ -177,27 +179,31 @@ class Connection(asyncio.Protocol):
         push: Any = hiredis.PushNotification
         pushes: list[Any] = []
         problem = ""
+        end = len(data)
         try:
-            reader.feed(data)
-            while (reply := gets()) is not _MORE:
-                kind = type(reply)
-                if kind is push or (kind is list and self.plain_pushes):
-                    pushes.append(reply)
-                    continue
-                if pushes:
-                    if self._on_pushes is not None:
-                        self._on_pushes(pushes)
-                    pushes = []
-                if not pending:
-                    problem = "the server sent an answer that nobody waits for"
+            for begin in range(0, end, _PIECE_BYTES):
+                reader.feed(data, begin, min(_PIECE_BYTES, end - begin))
+                while (reply := gets()) is not _MORE:
+                    kind = type(reply)
+                    if kind is push or (kind is list and self.plain_pushes):
+                        pushes.append(reply)
+                        continue
+                    if pushes:
+                        if self._on_pushes is not None:
+                            self._on_pushes(pushes)
+                        pushes = []
+                    if not pending:
+                        problem = "the server sent an answer that nobody waits for"
+                        break
+                    answer = pending.popleft()
+                    if answer.done():
+                        continue
+                    if kind is RedisReplyError:
+                        answer.set_exception(reply)
+                    else:
+                        answer.set_result(reply)
+                if problem:
                     break
-                answer = pending.popleft()
-                if answer.done():
-                    continue
-                if kind is RedisReplyError:
-                    answer.set_exception(reply)
-                else:
-                    answer.set_result(reply)
         except hiredis.ProtocolError:
             problem = "the server sent something that is not its protocol"
         if pushes and self._on_pushes is not None:
