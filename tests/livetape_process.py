@@ -202,6 +202,13 @@ class LivetapeProcess:
             except (OSError, http.client.HTTPException):
                 return None
 
+    def text(self, path: str) -> str:
+        """What GET is answered with."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with closing(link):
+            link.request("GET", path)
+            return link.getresponse().read().decode()
+
     def wait_for(self, path: str, status: int, timeout: float = 20.0) -> None:
         """Until this path answers so."""
 

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from sqlalchemy import select
 
 from databases import postgres_database, sqlite_database
+from livetape.adapters.folder.blobs import FolderBlobs
 from livetape.adapters.sql.database import Database
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.adapters.sql.graphs import SqlGraphStore
@@ -29,6 +30,7 @@ from livetape.engine.executor import Executor, ExecutorOptions
 from livetape.engine.graph import Graph, Link, Node
 from livetape.engine.graph_plan import GraphPlan
 from livetape.engine.hooks import Hooks
+from livetape.engine.large_values import BlobLimits, Keeping
 from livetape.engine.submit import Executions
 from livetape.events.executions import ExecutionStatus
 from livetape.events.log import Entry
@@ -60,7 +62,14 @@ class ManualClock:
 class Stage:
     """Store, queue and use cases on one file; `work` is a worker that never waits."""
 
-    def __init__(self, database: Database, clock: ManualClock, folder: Path, blocks: tuple[Block[Any], ...]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: ManualClock,
+        folder: Path,
+        blocks: tuple[Block[Any], ...],
+        limits: BlobLimits | None = None,
+    ) -> None:
         self.clock = clock
         self.folder = folder
         self.database = database
@@ -84,6 +93,8 @@ class Stage:
         self.max_depth = 4
         self.threads = ThreadPoolExecutor(2)
         self.executors: list[Executor] = []
+        self.blobs = FolderBlobs(folder / "blobs")
+        self.keeping = Keeping(self.blobs, limits or BlobLimits())
         ids = itertools.count(1)
         self.new_id: Callable[[], str] = lambda: f"id{next(ids):05}"
         self.executions = Executions(
@@ -94,6 +105,7 @@ class Stage:
             clock=self.clock,
             new_id=self.new_id,
             hint=self.hints.append,
+            keeping=self.keeping,
         )
 
     def _told(self, committed: Committed) -> None:
@@ -135,9 +147,12 @@ class Stage:
             new_id=self.new_id,
             metrics=NoMetrics(),
             options=self.options,
-            make_child=ChildMaker(self.graphs, self.blocks, clock=self.clock, max_depth=self.max_depth),
+            make_child=ChildMaker(
+                self.graphs, self.blocks, clock=self.clock, max_depth=self.max_depth, keeping=self.keeping
+            ),
             hooks=self.hooks,
             memory=self.memory,
+            values=self.keeping.of(row.user_id, row.id),
             seconds_left=left,
         )
         self.executors.append(executor)
@@ -209,7 +224,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(folder: Path, *blocks: Block[Any], **options: Any) -> AsyncIterator[Stage]:
+async def on_stage(
+    folder: Path, *blocks: Block[Any], blob_limits: BlobLimits | None = None, **options: Any
+) -> AsyncIterator[Stage]:
     """An empty stage, on PostgreSQL when the folder has a file that names one. `options` are those of executors."""
     clock, named = ManualClock(), folder / POSTGRES_URL
     database = (
@@ -218,7 +235,7 @@ async def on_stage(folder: Path, *blocks: Block[Any], **options: Any) -> AsyncIt
         else sqlite_database(folder / "a.db", clock=clock)
     )
     async with database as opened:
-        stage = Stage(opened, clock, folder, blocks)
+        stage = Stage(opened, clock, folder, blocks, blob_limits)
         stage.options = replace(stage.options, **options)
         yield stage
         stage.threads.shutdown(wait=False)

@@ -187,7 +187,7 @@ class TokenVerifier:
         if isinstance(audience, list) and SHARE_AUDIENCE in audience:  # never both
             raise _invalid("Audience doesn't match")
         user_id = claims.get("sub")
-        if not isinstance(user_id, str) or not user_id:
+        if not isinstance(user_id, str) or not user_id or "\0" in user_id:
             raise UnauthenticatedError("User ID not found in token", reason="no_user")
         if user_id.startswith(GUEST):
             raise _invalid(f"A user's id does not begin with {GUEST}")

@@ -19,6 +19,8 @@
     │  ├─ NotFoundError
     │  ├─ ConflictError               the state is not the one the command needs
     │  └─ LeaseLostError              somebody else owns the execution now
+    ├─ BlobError
+    │  └─ BlobUnavailableError *
     ├─ QueueError
     │  └─ QueueUnavailableError *
     ├─ AuthError
@@ -182,6 +184,19 @@ class LeaseLostError(StoreError):
     """Another worker owns this execution now."""
 
     code = "lease_lost"
+
+
+class BlobError(LivetapeError):
+    """The store of large values failed."""
+
+    code = "blob"
+
+
+class BlobUnavailableError(BlobError):
+    """The store of large values cannot be used."""
+
+    code = "blob_unavailable"
+    retryable = True
 
 
 class QueueError(LivetapeError):

@@ -84,6 +84,7 @@ PARTS: Final = (
             _counter("graph_executions_total", "Executions that ended, by status.", "status"),
             _counter("block_executions_total", "Node executions that ended.", "block_type", "status"),
             _seconds("block_duration_seconds", "How long a block ran.", "block_type"),
+            _counter("block_cost_cents_total", "What completed runs of blocks cost, in cents.", "block_type"),
             _seconds(
                 "node_overhead_seconds",
                 "What the engine took to record the end of a node, of several at once divided by their number.",
@@ -95,9 +96,16 @@ PARTS: Final = (
             _counter("executions_recovered_total", "Executions taken over from a worker that fell silent."),
             _counter("executions_rung_again_total", "Executions whose doorbell was lost, and rung again."),
             _counter("executions_timed_out_total", "Executions that the sweep ended because their time was over."),
+            _counter("blobs_swept_total", "Large values that nobody needed any more and that were taken away."),
             _gauge("execution_queue_depth", "Executions that are due and not begun."),
             _gauge("execution_queue_oldest_seconds", "How long the oldest of them has waited."),
             _counter("engine_failures_total", "Executions that the engine itself could not carry on."),
+            _counter(
+                "internal_errors_total",
+                "Errors that nobody foresaw and that ended nothing, by where: `rabbitmq`, `forwarder`, `hints`, "
+                "`leases`, `sweep`, `commands`, `control`.",
+                "part",
+            ),
             _counter("engine_commands_total", "Stops that came over the bus: `accepted`, or why not.", "outcome"),
             _counter(
                 "rabbitmq_messages_total",
@@ -111,6 +119,7 @@ PARTS: Final = (
             _gauge("relay_waiting_tapes", "Tapes that the relay could not bring up to date yet."),
             _counter("relay_refilled_total", "Events put again because Redis had lost them."),
             _counter("relay_refused_total", "Tapes that Redis has otherwise than the database."),
+            _gauge("worker_up", "1 for each process of `serve worker` that answers, else 0.", "worker"),
         ),
     ),
     Part(

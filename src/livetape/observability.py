@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from random import randbytes
 from typing import Any, Final, Protocol, TypeAlias
@@ -105,6 +106,28 @@ def _context_of(record: logging.LogRecord) -> dict[str, Any]:
         if name not in _OF_EVERY_RECORD and name not in told:
             told[name] = value if isinstance(value, bool | int | float | None) else redact(str(value))
     return told
+
+
+class ErrorReporter(Protocol):
+    """Told of errors that nobody foresaw, and in whose work they happen: the one port for engine and gateway."""
+
+    def report(self, error: BaseException, context: Mapping[str, Any]) -> object:
+        """An error and where it happened, as `ErrorHook` says. Called in the thread that logs it, so it must not
+        wait; what it raises goes no further."""
+
+    def scope(self, tags: Mapping[str, str]) -> AbstractContextManager[object]:
+        """Entered around a piece of work, in its task: what is reported within has these tags, and afterwards those
+        that were there before."""
+
+
+class NoReporter:
+    """Tells nobody."""
+
+    def report(self, error: BaseException, context: Mapping[str, Any]) -> None:
+        pass
+
+    def scope(self, tags: Mapping[str, str]) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Metrics(Protocol):

@@ -27,7 +27,7 @@ def make_server(tmp_path: Path) -> Iterator[MakeServer]:
             server.kill()
 
 
-BOTH_MODES = {"test_semantics", "test_reference"}
+BOTH_MODES = {"test_semantics", "test_reference", "test_large_values", "test_zero_characters"}
 """Stories that run on everything in one process, and unchanged on everything in pieces."""
 
 STEP_LIMIT = {"LIVETAPE_ENGINE__STEP_LIMIT": "500"}

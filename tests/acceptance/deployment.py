@@ -68,10 +68,12 @@ class Deployment:
             self._stack = stack.pop_all()
         return self
 
-    def more_workers(self, processes: int) -> WorkerProcesses:
+    def more_workers(self, processes: int, *, metrics_port: int | None = None) -> WorkerProcesses:
         """Not started yet."""
-        words = ("serve", "worker", "--processes", str(processes))
-        return WorkerProcesses(self.folder, *words, environment=self.environment)
+        words = ["serve", "worker", "--processes", str(processes)]
+        if metrics_port is not None:
+            words += ["--metrics-port", str(metrics_port)]
+        return WorkerProcesses(self.folder, *words, environment=self.environment, port=metrics_port)
 
     def wait_workers(self, count: int) -> set[int]:
         """The numbers of the processes that work, when there are so many."""

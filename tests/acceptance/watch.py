@@ -69,6 +69,7 @@ class Watcher:
         self.connections = 0
         self.final = False
         self.wall = lambda: 0.0
+        self.pause_s = 0.02
 
     @property
     def since(self) -> Any:
@@ -119,7 +120,7 @@ class Watcher:
                         assert isinstance(frame, str)
                         self.take(frame)
             except (OSError, WebSocketException, TimeoutError):
-                await asyncio.sleep(0.02)  # the server is another process, and it is down
+                await asyncio.sleep(self.pause_s)  # the server is another process, and it is down
 
     def complaints(self) -> list[str]:
         """What the server said that a client with a good position must never hear."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -54,6 +56,9 @@ SETTLE_S: Final = 160.0
 """Longer than the longest back-off."""
 
 MEASURED: Final = "worker killed"
+ENDED: Final = re.compile(r"livetape\.runtime\.service: (the .* ended)")
+"""What a process says when a part of it ended by itself; it ends then, too, and another takes its place."""
+
 NOTICED_S: Final = 10.0
 SEEN_GRAPHS: Final = ("chain", "child", "parent")
 BUSY_S: Final = 5.0
@@ -80,6 +85,7 @@ class Box:
         kinds: Sequence[str],
         shapes: Sequence[Shape],
         settle_s: float,
+        probes: bool,
         say: Say,
     ) -> None:
         self._folder = folder
@@ -90,9 +96,13 @@ class Box:
         self._kinds = list(kinds)
         self._shapes = list(shapes)
         self._settle_s = settle_s
+        self._probes = probes
         self._say = say
         self.faults: list[Fault] = []
         self.outputs: dict[str, str] = {}
+        self.standing_still: list[dict[str, Any]] = []
+        """What `livetape doctor executions` finds when all is over."""
+
         self._workers: set[int] = set()
         self.starvation = Starvation(lambda: self._workers)
 
@@ -111,9 +121,10 @@ class Box:
                     both.create_task(self._break(site))
                 self._say(f"{time.monotonic() - begun:6.1f} s  no more faults, {len(clients.open_orders())} go on")
                 await clients.settle(self._settle_s)
-                probe = await self._probe(site, clients)
+                probe = await self._probe(site, clients) if self._probes else None
                 looking.cancel()
                 seen = await self._look(site, clients, probe)
+                self.standing_still = await site.doctor()
                 self.outputs = site.outputs()
                 return seen, clients
             except BaseException:
@@ -157,7 +168,7 @@ class Box:
         acts = [act for act in acts_of(site.side_effects.read_text().splitlines()) if act.value in values]
         return Probe(slots, together(acts))
 
-    async def _look(self, site: EngineSite, clients: Clients, probe: Probe) -> Evidence:
+    async def _look(self, site: EngineSite, clients: Clients, probe: Probe | None) -> Evidence:
         listed = {name: await clients.listed(str(graph["id"])) for name, graph in clients.graphs.items()}
         runs = [await self._run(clients, order) for order in clients.orders if order.answers]
         children: dict[str, list[str]] = {}
@@ -240,6 +251,7 @@ async def run_box(
     kinds: Sequence[str] = tuple(FAULTS),
     shapes: Sequence[Shape] = SHAPES,
     settle_s: float = SETTLE_S,
+    probes: bool = True,
     workers_env: Mapping[str, str] | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
@@ -253,16 +265,25 @@ async def run_box(
         kinds=kinds,
         shapes=shapes,
         settle_s=settle_s,
+        probes=probes,
         say=say,
     )
     seen, clients = await box.run(workers_env)
     found = judge(seen)
+    found += [Violation(5, one["execution_id"], f"the doctor says: {one['why']}") for one in box.standing_still]
+    found += [
+        Violation(5, "-", f"in {name}, {what}") for name, text in box.outputs.items() for what in ENDED.findall(text)
+    ]
     for violation in found:
         say(f"  VIOLATION {violation}")
     if found:
         for name, text in box.outputs.items():
             say(f"---- {name}\n{text}")
-    return report(seen, clients, found) | {"seed": seed, "seconds": round(time.monotonic() - begun, 1)}
+    return report(seen, clients, found) | {
+        "doctor": box.standing_still,
+        "seed": seed,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
 
 
 def report(seen: Evidence, clients: Clients, found: Sequence[Violation]) -> dict[str, Any]:
@@ -292,6 +313,9 @@ def report(seen: Evidence, clients: Clients, found: Sequence[Violation]) -> dict
             "started_twice": sum(len(run.starts) > 1 for run in seen.runs),
             "connections": sum(order.watcher.connections for order in clients.orders if order.watcher),
             "asked_again": clients.retried,
+            "told_to_come_again": dict(
+                sum((order.watcher.retries for order in clients.orders if order.watcher), Counter[str]())
+            ),
             "slots": None if seen.probe is None else asdict(seen.probe),
         },
         "injected": [
@@ -358,7 +382,11 @@ def commit() -> dict[str, Any]:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
     head = git("rev-parse", "--verify", "-q", "HEAD")
-    return {"commit": head or None, "changed_since": bool(git("status", "--porcelain", "--", "src"))}
+    source = hashlib.sha256()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        source.update(path.read_bytes())
+    changed = bool(git("status", "--porcelain", "--", "src"))
+    return {"commit": head or None, "changed_since": changed, "source_sha256": source.hexdigest()}
 
 
 def main() -> int:
@@ -369,6 +397,7 @@ def main() -> int:
     parser.add_argument("--executions", type=int, default=None, help="default: one a second")
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, which is printed")
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of the kinds (default: all): %(default)s")
+    parser.add_argument("--settle", type=float, default=SETTLE_S, help="seconds for what goes on after the faults")
     parser.add_argument("--out", type=Path, default=None, help="JSON file (default: engine-chaos-<seed>.json)")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(2**32)
@@ -382,6 +411,7 @@ def main() -> int:
                 executions=args.executions or max(1, round(args.minutes * 60)),
                 seed=seed,
                 kinds=args.faults.split(","),
+                settle_s=args.settle,
                 say=lambda text: print(text, flush=True),
             )
         )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +30,9 @@ class PatientWatcher(Watcher):
 
     def __init__(self, url: str, graph_exec_id: str = "", *, graph_id: str = "") -> None:
         super().__init__(url, graph_exec_id, graph_id=graph_id)
-        self.retries = 0
+        self.retries = Counter[str]()
         self.wall = time.time
+        self.pause_s = random.uniform(0.3, 0.7)  # hundreds come back at once
 
     def take(self, frame: str) -> None:
         raw = members(frame)
@@ -42,7 +44,7 @@ class PatientWatcher(Watcher):
             return
         message = json.loads(frame)
         if message["method"] in ("error", "unsubscribed") and message.get("retry"):
-            self.retries += 1
+            self.retries[f"{message['method']}: {message.get('code') or message.get('reason')}"] += 1
             raise TimeoutError  # come again, as `run` does when the connection is lost
         self.other.append(message)
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from acceptance.deployment import Deployment, WorkerProcesses
 from chaos.proxy import Proxy
-from livetape_process import LivetapeProcess
+from livetape_process import COMMAND, LivetapeProcess, clean_environment
 from servers import RedisServer
 
 PROCESSES: Final = 2
-CONCURRENCY: Final = 6
+CONCURRENCY: Final = 12
 LEASE_S: Final = 6.0
 RENEW_S: Final = 1.0
 SWEEP_S: Final = 0.5
 GRACE_S: Final = 2.0
+DOCTOR_S: Final = 60.0
 
 ENGINE: Final = {
     "LIVETAPE_ENGINE__CONCURRENCY": str(CONCURRENCY),
@@ -29,6 +32,7 @@ ENGINE: Final = {
     "LIVETAPE_ENGINE__RENEW_SECONDS": str(RENEW_S),
     "LIVETAPE_ENGINE__SWEEP_SECONDS": str(SWEEP_S),
     "LIVETAPE_ENGINE__CANCEL_GRACE_SECONDS": str(GRACE_S),
+    "LIVETAPE_GATEWAY__MAX_SOCKETS_PER_USER": "5000",  # all watchers are one user here
 }
 
 
@@ -116,6 +120,21 @@ class EngineSite:
                     self.seen_workers |= found
                     return sorted(found)
                 await asyncio.sleep(0.02)  # other processes, which cannot wake us
+
+    async def doctor(self) -> list[dict[str, Any]]:
+        """What `livetape doctor executions` finds: executions that do not move, and why."""
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [COMMAND, "doctor", "executions", "--json"],
+            env=clean_environment() | self._pieces.environment,
+            capture_output=True,
+            text=True,
+            timeout=DOCTOR_S,
+            check=False,
+        )
+        assert done.stdout.strip(), f"exit {done.returncode}: {done.stderr}"
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
 
     def outputs(self) -> dict[str, str]:
         """What each piece has printed."""

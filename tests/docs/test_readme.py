@@ -19,7 +19,11 @@ def with_needs(page: Path) -> object:
     text = page.read_text()
     services = [
         name
-        for name, command in (("redis", "redis-server"), ("rabbitmq", "rabbitmq-server"))
+        for name, command in (
+            ("redis", "redis-server"),
+            ("rabbitmq", "broker rabbitmq-server"),
+            ("postgres", "as_user postgres"),
+        )
         if f"\n{command} " in text
     ]
     marks = [pytest.mark.needs(*services)] if services else []

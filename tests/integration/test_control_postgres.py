@@ -9,6 +9,7 @@ import pytest
 from stage import POSTGRES_URL
 from unit.engine.test_control import *  # noqa: F403
 from unit.engine.test_diagnosis import *  # noqa: F403
+from unit.engine.test_large_values import *  # noqa: F403
 from unit.engine.test_recovery import *  # noqa: F403
 from unit.engine.test_reviews import *  # noqa: F403
 from unit.engine.test_waits import *  # noqa: F403

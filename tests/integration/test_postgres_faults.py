@@ -77,7 +77,9 @@ async def test_writes_go_on_over_a_restart(own_postgres: PostgresServer, how: st
         writers = Writers(database)
         tasks = [asyncio.create_task(writers.write()) for _ in range(5)]
         for _ in range(3):
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(20):
+                while len(writers.acknowledged) < 50:
+                    await asyncio.sleep(0.01)
             before = len(writers.acknowledged)
             if how == "kill":
                 await asyncio.to_thread(own_postgres.kill)
@@ -224,7 +226,9 @@ async def test_a_migration_that_dies_in_the_middle_leaves_nothing(own_postgres: 
         task = asyncio.create_task(dying.locked_write(LOCK, unit))
         await half.wait()
         waiting = asyncio.create_task(upgrade(url))
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(20):
+            while own_postgres.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0":
+                await asyncio.sleep(0.05)
         assert not waiting.done(), "one at a time"
         own_postgres.sql(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%'"
@@ -284,7 +288,9 @@ async def test_executions_complete_although_the_database_goes_away(
     async with engine_on(tmp_path, own_postgres.url()) as engine:
         graph = await engine.graphs.create("u", chain(60))
         started = [(await engine.executions.start("u", graph.id, None, {})).execution.id for _ in range(4)]
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(20):
+            while len((await engine.executions.get("u", started[0])).node_executions) < 5:
+                await asyncio.sleep(0.01)
         await asyncio.to_thread(own_postgres.stop)
         await asyncio.sleep(away_s)
         await asyncio.to_thread(own_postgres.start)

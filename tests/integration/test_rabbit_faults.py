@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from chaos.proxy import Proxy
+from livetape.adapters.rabbitmq.connection import broker_errors
 from livetape.adapters.rabbitmq.open import RabbitPorts, from_url
 from livetape.adapters.rabbitmq.topology import Topology
 from livetape.adapters.sql.database import SqliteDatabase
@@ -18,10 +20,14 @@ from livetape.adapters.sql.migrate import migrate
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
+from livetape.cli.checks import check_queue
 from livetape.engine.forwarder import Forwarder
+from livetape.engine.graph import Graph
 from livetape.engine.queue import Delivery, Doorbell, Queue
 from livetape.errors import QueueUnavailableError
-from livetape.runtime import open_engine
+from livetape.events.executions import ExecutionStatus
+from livetape.examples import example_graphs
+from livetape.runtime import Engine, open_engine
 from livetape.settings import Settings
 from rabbit import RabbitServer, running
 
@@ -53,7 +59,7 @@ async def open_ports(server: RabbitServer, request: pytest.FixtureRequest) -> As
     def open_ports(port: int = server.port, **options: Any) -> RabbitPorts:
         topology = Topology(f"{request.node.name}.")
         url = server.url_at(port, "?heartbeat=1")
-        opened.append(from_url(url, topology=topology, patience_s=PATIENCE_S, **options))
+        opened.append(from_url(url, **{"topology": topology, "patience_s": PATIENCE_S, **options}))
         return opened[-1]
 
     yield open_ports
@@ -224,6 +230,31 @@ async def test_a_network_that_falls_silent_is_noticed_at_every_call(
         await asyncio.wait({waiting})
 
 
+async def test_who_waits_on_a_connection_that_another_gives_up_is_told_so(open_ports: OpenPorts) -> None:
+    """The driver raises a bare `Exception` there, now and then."""
+    publishing = open_ports().publishing
+    channel = await (await publishing.get()).channel()
+    answer = channel.create_future()
+    publishing.drop()
+    async with asyncio.timeout(AT_ONCE_S):
+        with pytest.raises(QueueUnavailableError), broker_errors("cannot wait"):
+            await answer
+
+
+async def test_it_can_be_closed_at_every_moment(server: RabbitServer, open_ports: OpenPorts) -> None:
+    """What the driver makes of a cancellation must not keep whoever takes doorbells alive."""
+    moments = random.Random(1)
+    for _ in range(40):
+        ports = open_ports()
+        await ports.taking.get()
+        waiting = asyncio.create_task(ports.queue.take(1))
+        await asyncio.sleep(moments.uniform(0, 0.04))
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        async with asyncio.timeout(10):
+            await ports.close()
+
+
 # ---- out of memory ---------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +338,40 @@ async def test_what_was_written_while_the_broker_was_away_is_rung_when_it_is_bac
 # ---- the whole engine ------------------------------------------------------------------------------------------------
 
 
+async def over(engine: Engine, graph_exec_id: str) -> ExecutionStatus:
+    async with asyncio.timeout(BACK_S):
+        while True:
+            row = await engine.store.get(graph_exec_id)
+            if row.status.is_terminal:
+                return row.status
+            await asyncio.sleep(0.02)
+
+
+async def test_executions_are_accepted_while_the_broker_is_away_and_run_when_it_is_back(
+    server: RabbitServer, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data", queue=server.url_at(server.port, "?heartbeat=1"))
+    hello = next(graph for graph in map(Graph.model_validate, example_graphs()) if graph.name == "Hello")
+    async with open_engine(settings) as engine:
+        graph = await engine.graphs.create("u", hello)
+        started = await engine.executions.start("u", graph.id, None, {})
+        assert await over(engine, started.execution.id) is ExecutionStatus.COMPLETED
+        assert engine.checks["queue"]()
+        await in_thread(server.kill)
+        accepted = []
+        for _ in range(5):
+            async with asyncio.timeout(1):
+                accepted.append((await engine.executions.start("u", graph.id, None, {})).execution)
+        await asyncio.sleep(AWAY_S)
+        assert not engine.checks["queue"]()
+        assert {(await engine.store.get(meta.id)).status for meta in accepted} == {ExecutionStatus.QUEUED}
+        async with asyncio.timeout(5):
+            await engine.executions.stop("u", accepted[0].id)
+        await in_thread(server.start)
+        ends = [await over(engine, meta.id) for meta in accepted]
+        assert ends == [ExecutionStatus.TERMINATED, *[ExecutionStatus.COMPLETED] * 4]
+
+
 async def test_an_engine_starts_and_stops_without_the_broker(server: RabbitServer, tmp_path: Path) -> None:
     await in_thread(server.kill)
     settings = Settings(data_dir=tmp_path / "data", queue=server.url)
@@ -314,3 +379,27 @@ async def test_an_engine_starts_and_stops_without_the_broker(server: RabbitServe
         async with open_engine(settings) as engine:
             assert await engine.graph_store.count() == 0
     await in_thread(server.start)
+
+
+async def test_doctor_and_readiness_say_whether_the_broker_answers_before_anything_is_started(
+    server: RabbitServer, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path / "data", queue=server.url)
+
+    async def seen(up: bool) -> None:
+        async with asyncio.timeout(BACK_S):
+            while engine.checks["queue"]() is not up:
+                await asyncio.sleep(0.02)
+        assert ("queue" in await engine.missing()) is not up
+
+    async with open_engine(settings, works=False) as engine:
+        good = await asyncio.to_thread(check_queue, settings)
+        assert (good.status, "RabbitMQ " in good.found, "guest" in good.found) == ("ok", True, False)
+        stranger = settings.model_copy(update={"queue": f"amqp://stranger:x@127.0.0.1:{server.port}"})
+        assert (await asyncio.to_thread(check_queue, stranger)).status == "fail"
+        await in_thread(server.kill)
+        assert (await asyncio.to_thread(check_queue, settings)).status == "fail"
+        await seen(up=False)
+        await in_thread(server.start)
+        await seen(up=True)
+    assert check_queue(Settings(data_dir=tmp_path)).found == "in the database"

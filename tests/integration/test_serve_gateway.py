@@ -332,7 +332,7 @@ def _runs(pid: int) -> bool:
             ("gateway",),
             "a Redis bus needs a Redis log",
         ),
-        ({}, ("all",), "there is no Redis for others to see what happens here"),
+        ({}, ("all",), "livetape serve all needs a Redis over which others see what happens"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_remedy(

@@ -448,3 +448,33 @@ async def test_a_client_that_cannot_be_reached_by_its_protocol_is_told_so(stage:
     await client.write(Sent(TEXT, b"x", rsv=4).bytes)
     assert (await client.read_to_end() or (0, ""))[0] == 1002
     client.vanish()
+
+
+@pytest.mark.parametrize("way", ["raises", "returns"])
+def test_an_application_that_fails_when_the_client_is_gone_answers_nobody(way: str) -> None:
+    unforeseen: list[dict[str, Any]] = []
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await gone.wait()
+        if way == "raises":
+            raise ValueError("too late")
+
+    async def leave_early() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
+        async with serving(application, http=http_protocol(), ws=GatewayProtocol) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            await asyncio.wait_for(asked.wait(), PATIENCE_S)
+            writer.transport.abort()
+            await asyncio.sleep(0.05)  # the server's side hears of it
+            gone.set()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(leave_early())
+    assert unforeseen == []

@@ -22,7 +22,8 @@ UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
 LOCK = ROOT / "requirements" / "run.txt"
 OPTIONAL = (
     "aio_pika", "alembic", "asyncpg", "celery", "click", "cryptography", "fastapi", "hiredis", "httpx2", "jinja2",
-    "jwt", "prometheus_client", "redis", "rich", "sqlalchemy", "starlette", "uvicorn", "uvloop", "websockets",
+    "jwt", "prometheus_client", "redis", "rich", "sentry_sdk", "sqlalchemy", "starlette", "uvicorn", "uvloop",
+    "websockets",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

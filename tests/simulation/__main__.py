@@ -13,7 +13,8 @@ from simulation.database import Shelf
 from simulation.faults import ALL
 from simulation.plants import PLANTS
 from simulation.processes import Classes
-from simulation.simulation import Outcome, Simulation, quiet
+from simulation.simulation import Outcome, Simulation
+from simulation.surroundings import quiet
 
 TRACED: Final = 60
 """Lines of the trace of a seed that fails; `--trace` shows all."""
@@ -43,7 +44,7 @@ def _main(options: argparse.Namespace) -> int:
     took = time.perf_counter() - begun
     done = sum(modes.values())
     for kind in ALL:
-        print(f"  {kind:<22} {faults[kind]:>7}")
+        print(f"  {kind:<22} {faults[kind]:>7}{'' if faults[kind] else '  never happened'}")
     said = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()))
     print(f"{done} seeds ({said}) in {took:.1f} s, {done / took:.1f} per second; {failed} broke an invariant")
     return 1 if failed else 0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DatabaseError
@@ -23,7 +23,7 @@ from livetape.adapters.sql.tables import metadata
 from livetape.errors import CommitUnknownError, StoreError, StoreUnavailableError
 from simulation.host import Host
 from simulation.threads import Town
-from simulation.world import SimClock, State
+from simulation.world import SimClock, State, micros
 
 T = TypeVar("T")
 
@@ -37,18 +37,42 @@ WITNESSED: Final = {
         "lease_until",
         "cancel_requested",
         "due_at",
+        "held",
+        "started_at",
+        "deadline_at",
+        "queue_deadline_at",
+        "graph_id",
+        "parent_id",
+        "forked_from",
     ),
-    "node_execution": ("execution_id", "seq", "id", "status"),
+    "node_execution": ("execution_id", "seq", "id", "status", "status_reason"),
     "node_output": ("execution_id", "seq", "position"),
     "event": ("tape_id", "number", "event_type", "payload", "final"),
     "tape": ("id", "name", "last_number", "fence"),
     "doorbell": ("id", "graph_exec_id", "taken"),
+    "review": ("id", "execution_id", "node_exec_id", "seq", "status"),
+    "queue_pause": ("name",),
+    "key_value": ("user_id", "key"),
 }
 """Columns that are reported, as they were and as they are."""
 
 
-LOOKS: Final = frozenset({"paused", "SqlExecutionStore.figures.<locals>.read"})
-"""Reads of every sweep whose result nothing but a commit changes (ages in figures apart, which nobody judges)."""
+LOOKS: Final = {
+    "paused": "queue_pause",
+    "SqlExecutionStore.figures.<locals>.read": "execution",
+    "SqlExecutionStore.reviews.<locals>.<lambda>": "review",
+}
+"""Reads that are made all the time, always with the same arguments, and whose result nothing but a change of this table
+changes (ages in figures apart, which nobody judges)."""
+
+TAKE: Final = "SqlQueue._take.<locals>.<lambda>"
+FIND: Final = "SqlExecutionStore.sweep.<locals>.find"
+_NEXT_FIND: Final = """
+SELECT min(moment) FROM (
+    SELECT lease_until AS moment FROM execution UNION ALL SELECT ring_at FROM execution
+    UNION ALL SELECT deadline_at FROM execution UNION ALL SELECT deadline_at + :grace FROM execution
+) WHERE moment >= :now
+"""
 
 
 class Change(NamedTuple):
@@ -94,9 +118,12 @@ def saying(operation: str, of: str | None = None, lease_no: int | None = None) -
 
 
 class Shelf:
-    """The database itself. One is enough for many histories, one after the other."""
+    """The database itself. One is enough for many histories, one after the other. `grace_s` is that of
+    sweeps. `remembers`: looks that would find the same again are not made, which is faster and changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace_s: float = 25.0, *, remembers: bool = True) -> None:
+        self._remembers = remembers
+        self._grace_us = round(grace_s * 1_000_000)
         self._raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         engine = create_engine(
             "sqlite://",
@@ -110,6 +137,9 @@ class Shelf:
         self._tables = [table.name for table in metadata.sorted_tables]
         self._changes: list[Change] = []
         self._looked: dict[str, Any] = {}
+        self._nothing: dict[str, tuple[int | None, Any]] = {}
+        """What a look found that found nothing, and until which moment it would find nothing again."""
+
         for table in WITNESSED:
             self._witness(table)
 
@@ -147,30 +177,68 @@ class Shelf:
             self._raw.execute(f"DELETE FROM {table}")
         self._changes.clear()
         self._looked.clear()
+        self._nothing.clear()
 
-    def transact(self, unit: Callable[[Connection], T], *, keep: bool = True) -> tuple[T, list[Change]]:
+    def transact(
+        self, unit: Callable[[Connection], T], at: float = 0.0, *, keep: bool = True
+    ) -> tuple[T, list[Change]]:
         """Run it in a transaction of its own; `keep` False rolls it back."""
         self._changes.clear()
-        before = self._raw.total_changes
         self._raw.execute("BEGIN")
         try:
-            result = unit(self.connection)
+            result = self._take(unit, at) if self._remembers and unit.__qualname__ == TAKE else unit(self.connection)
         except BaseException:
             self._raw.execute("ROLLBACK")
             raise
         self._raw.execute("COMMIT" if keep else "ROLLBACK")
         changes = list(self._changes) if keep else []
-        if self._raw.total_changes != before:
-            self._looked.clear()
+        for change in changes:
+            self._looked.pop(change.table, None)
+            if change.table == "doorbell":
+                self._nothing.pop(TAKE, None)
+            elif change.table in {"execution", "queue_pause"}:
+                self._nothing.pop(FIND, None)
         return result, changes
 
-    def read(self, unit: Callable[[Connection], T]) -> T:
-        """Run it; it must not write. What `LOOKS` reads is read once for each state of the database."""
-        if unit.__qualname__ not in LOOKS:
+    def _take(self, unit: Callable[[Connection], Any], at: float) -> Any:
+        """Doorbells that are due: most looks find none, and could not since the last one."""
+        now = micros(at)
+        if TAKE in self._nothing:
+            until, _ = self._nothing[TAKE]
+            if until is None:
+                return [], None
+            if now < until:
+                return [], (until - now) / 1_000_000
+        taken, wait_s = unit(self.connection)
+        if not taken:
+            self._nothing[TAKE] = (None if wait_s is None else now + round(wait_s * 1_000_000), None)
+        return taken, wait_s
+
+    def _find(self, unit: Callable[[Connection], Any], at: float) -> Any:
+        """What a sweep has to look after: most find nothing, and could not since the last one."""
+        now = micros(at)
+        if FIND in self._nothing:
+            until, nothing = self._nothing[FIND]
+            if until is None or now < until:
+                return nothing
+        found = unit(self.connection)
+        if not any(found):
+            until = self._raw.execute(_NEXT_FIND, {"now": now, "grace": self._grace_us}).fetchone()[0]
+            self._nothing[FIND] = (until, found)
+        return found
+
+    def read(self, unit: Callable[[Connection], T], at: float = 0.0) -> T:
+        """Run it; it must not write. What `LOOKS` reads is read once for each state of its table."""
+        if not self._remembers:
             return unit(self.connection)
-        if unit.__qualname__ not in self._looked:
-            self._looked[unit.__qualname__] = unit(self.connection)
-        result: T = self._looked[unit.__qualname__]
+        if unit.__qualname__ == FIND:
+            return cast("T", self._find(unit, at))
+        table = LOOKS.get(unit.__qualname__)
+        if table is None:
+            return unit(self.connection)
+        if table not in self._looked:
+            self._looked[table] = unit(self.connection)
+        result: T = self._looked[table]
         return result
 
     def close(self) -> None:
@@ -235,7 +303,7 @@ class SimDatabase(Database):
 
     def _read(self, unit: Callable[[Connection], T]) -> T:
         try:
-            return self._shelf.read(unit)
+            return self._shelf.read(unit, self._host.world.now)
         except (sqlite3.Error, DatabaseError) as error:
             raise StoreError(f"the database failed: {error}") from error
 
@@ -249,8 +317,8 @@ class SimDatabase(Database):
         keep = not (mortal and host.faults.strikes("crash_in_commit"))
         try:
             if host.faults.strikes("unit_run_again"):
-                self._shelf.transact(unit, keep=False)
-            result, changes = self._shelf.transact(unit, keep=keep)
+                self._shelf.transact(unit, host.world.now, keep=False)
+            result, changes = self._shelf.transact(unit, host.world.now, keep=keep)
         except (sqlite3.Error, DatabaseError) as error:
             raise StoreError(f"the database failed: {error}") from error
         if not keep:

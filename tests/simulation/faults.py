@@ -41,6 +41,7 @@ AT_TIMES: Final = {
     "black_hole": 1.5,
     "database_down": 1.0,
     "graceful_stop": 1.0,
+    "queue_pause": 1.0,
 }
 """Kinds that strike a process or everything at some moment, with the mean number in a history."""
 
@@ -54,15 +55,37 @@ IN_BLOCKS: Final = (
 )
 """What blocks do, chosen with the workload."""
 
-BESIDE: Final = ("restart", "clock_skew", "cancel", "start_repeated", "supervisor_releases", "watcher_reconnects")
+BESIDE: Final = (
+    "restart",
+    "clock_skew",
+    "cancel",
+    "start_repeated",
+    "supervisor_releases",
+    "watcher_reconnects",
+    "retry",
+)
 """What goes on anyway and is counted."""
+
+SEEN: Final = (
+    "held_by_user",
+    "held_by_graph",
+    "queue_timeout",
+    "run_timeout",
+    "node_timeout",
+    "interrupted_fails",
+    "interrupted_asks",
+    "fork_takes_over",
+    "ran_before_its_commit",
+    "transaction",
+)
+"""What limits, time limits, interruptions and forks came to, as the judge has seen it (`Bounds.seen`)."""
 
 NOT_EMBEDDED: Final = frozenset(
     {"commit_unknown", "unit_run_again", "partition_database", "partition_queue", "black_hole"}
 )
 """What cannot happen where the database is a file of the one process."""
 
-ALL: Final = (*PER_CALL, *AT_TIMES, *IN_BLOCKS, *BESIDE)
+ALL: Final = (*PER_CALL, *AT_TIMES, *IN_BLOCKS, *BESIDE, *SEEN)
 
 
 class Faults:

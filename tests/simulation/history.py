@@ -48,10 +48,11 @@ def _short(change: Change) -> str:
             return f"{row['id']} deleted"
         case "execution":
             assert change.before is not None
+            held = f" held by {row['held']}" if row["held"] else ""
             return (
                 f"{row['id']}:{change.before['status']}>{row['status']}({row['status_reason']})"
                 f" lease {row['lease_no']} of {row['lease_owner']} until {row['lease_until']}"
-                f"{' cancel' if row['cancel_requested'] else ''}"
+                f"{' cancel' if row['cancel_requested'] else ''}{held}"
             )
         case "node_execution":
             before = "" if change.before is None else f"{change.before['status']}>"
@@ -61,5 +62,11 @@ def _short(change: Change) -> str:
         case "doorbell":
             verb = "+" if change.before is None else "-" if change.after is None else "~"
             return f"bell{verb}{row['id']} {row['graph_exec_id']}"
+        case "review":
+            return f"review of {row['node_exec_id']}: {row['status']}"
+        case "key_value":
+            return f"{row['key']} booked{'' if change.before is None else ' again'}"
+        case "queue_pause":
+            return "goes on" if change.after is None else "paused"
         case _:
             return ""

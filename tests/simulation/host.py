@@ -55,7 +55,7 @@ class Host:
 
         self._holes: dict[str, float] = {}
         self.awake_since = 0.0
-        """When it was last stopped or held up."""
+        """Until when it was stopped or held up last."""
 
         self._note = note
         self._died = died
@@ -140,13 +140,13 @@ class Host:
         if self.state is State.PAUSED:
             self._note("resume", self.name)
             self.clock.skew_s += jump_s
-            self.awake_since = self.world.now
+            self.awake_since = max(self.awake_since, self.world.now)
             self.loop.resume()
 
     def freeze(self, seconds: float) -> None:
         """Some code holds its event loop for so long; its threads go on."""
         self._note("freeze", self.name, round(seconds, 3))
-        self.awake_since = self.world.now + seconds
+        self.awake_since = max(self.awake_since, self.world.now + seconds)
         self.loop.freeze(seconds)
 
     def part(self, server: str, seconds: float) -> None:

@@ -9,21 +9,26 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from livetape.events.executions import ALLOWED_SOURCES, ExecutionStatus
+from livetape.store.executions import ClaimLimits
+from simulation.bounds import Bounds
 from simulation.database import Change, Commit
-from simulation.world import BEGIN
+from simulation.world import micros, seconds
 
 TERMINAL: Final = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
-BEGIN_US: Final = int(BEGIN.timestamp()) * 1_000_000
+
+EXECUTION_TAPES: Final = "execution_events:"
 
 AWAKE_S: Final = 2.0
 """A process that was held up may need so long to see what it has missed."""
 
 NAMES: Final = {
+    0: "limits, times, pauses and interrupted nodes are as the contract says",
     1: "one unfenced writer at a time",
     2: "a node execution is COMPLETED at most once",
     3: "terminal never changes",
@@ -56,6 +61,8 @@ class _Node:
     status: str
     completions: int = 0
     outputs: int = 0
+    taken_over: bool = False
+    """A fork began with it: what was done for it, was done for an earlier execution."""
 
 
 @dataclass(slots=True)
@@ -67,12 +74,17 @@ class _Execution:
     lease_until: int | None = None
     cancel: bool = False
     due_at: int = 0
+    held: str | None = None
     changed_at: float = 0.0
     claimed_at: float = 0.0
     queued: int = 0
-    """How often it became QUEUED."""
+    """How often it became QUEUED, or was let go by a limit: each time it is rung anew."""
 
     key: str = ""
+    graph: str = ""
+    parent: str | None = None
+    forked_from: str | None = None
+    deadline: int | None = None
     tape: int = 0
     last_number: int = 0
     ended_by_event: bool = False
@@ -84,7 +96,13 @@ class Judge:
     """Collects violations. `alive` tells whether a process of this name still is; `bells_are_safe`: nothing may take
     the doorbell of a QUEUED execution away, because the queue is the table."""
 
-    def __init__(self, *, alive: Callable[[str], bool] = lambda _: True, bells_are_safe: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        alive: Callable[[str], bool] = lambda _: True,
+        bells_are_safe: bool = True,
+        limits: ClaimLimits | None = None,
+    ) -> None:
         self.violations: list[Violation] = []
         self.executions: dict[str, _Execution] = {}
         self.stops: dict[str, float] = {}
@@ -92,9 +110,11 @@ class Judge:
         self._alive = alive
         self._bells_are_safe = bells_are_safe
         self._tapes: dict[int, _Execution] = {}
+        self._tape_names: dict[int, str] = {}
         self._started: dict[str, set[str]] = defaultdict(set)
         self._taken: dict[int, tuple[str, int]] = {}
         self._at = 0.0
+        self.bounds = Bounds(limits or ClaimLimits(), partial(self._say, 0))
 
     def _say(self, invariant: int, of: str, said: str) -> None:
         self.violations.append(Violation(invariant, self._at, of, said))
@@ -112,12 +132,14 @@ class Judge:
                     mine[row["id"]].append(change)
                 case "node_execution" | "node_output":
                     mine[row["execution_id"]].append(change)
-                case "tape" if change.before is None and row["name"].startswith("exec"):
-                    pass
+                case "tape" if change.before is None:
+                    self._tape_names[row["id"]] = row["name"]
                 case "event":
                     self._tape_event(change, mine)
                 case "doorbell":
                     mine[row["graph_exec_id"]].append(change)
+                case "review" | "queue_pause" | "key_value":
+                    self.bounds.beside(commit.at, change)
         for execution_id, changes in mine.items():
             self._judge(commit, execution_id, changes)
 
@@ -125,9 +147,11 @@ class Judge:
         row = change.after
         if row is None or change.before is not None:
             return
-        known = self._tapes.get(row["tape_id"])
+        known, name = self._tapes.get(row["tape_id"]), self._tape_names.get(row["tape_id"], "")
         if known is not None:
             mine[known.id].append(change)
+        elif name.startswith(EXECUTION_TAPES):
+            mine[name.removeprefix(EXECUTION_TAPES)].append(change)
         elif row["event_type"] == "graph_execution_update":
             mine[from_json(row["payload"])["id"]].append(change)
 
@@ -139,9 +163,12 @@ class Judge:
                 return
             known = self.executions[execution_id] = _Execution(execution_id, "INCOMPLETE")
         self._leases(commit, known, rows, changes)
-        before = known.status
+        before, lease_no = known.status, known.lease_no
         for change in rows:
             self._execution_row(known, change, commit)
+        if rows:
+            claimed = known if known.lease_no > lease_no else None
+            self.bounds.counted(commit.at, self.executions.values(), claimed)
         told = self._events(known, [change for change in changes if change.table == "event"])
         self._nodes(known, [change for change in changes if change.table == "node_execution"], told)
         outputs = Counter(change.after["seq"] for change in changes if change.table == "node_output" and change.after)
@@ -155,7 +182,7 @@ class Judge:
             known.changed_at = commit.at  # a lease that is renewed is no progress
 
     def _leases(self, commit: Commit, known: _Execution, rows: list[Change], changes: list[Change]) -> None:
-        now_us = _micros(commit.at)
+        now_us = micros(commit.at)
         is_step = commit.of == known.id and commit.lease_no is not None
         nodes = any(change.table in {"node_execution", "node_output"} for change in changes)
         moved = any(c.before and c.after and c.before["status"] != c.after["status"] for c in rows)
@@ -190,18 +217,25 @@ class Judge:
             self._say(3, known.id, "it was deleted")
             return
         if change.before is not None:
+            self.bounds.row(commit.at, known, change.before, row)
             was = change.before["status"]
             if row["status"] != was and ExecutionStatus(was) not in ALLOWED_SOURCES[ExecutionStatus(row["status"])]:
                 self._say(3, known.id, f"{was} became {row['status']} ({commit.operation})")
             elif was in TERMINAL and row["status_reason"] != change.before["status_reason"]:
                 self._say(3, known.id, f"{was} has another reason: {row['status_reason']} ({commit.operation})")
-        if row["status"] == "QUEUED" and (change.before is None or change.before["status"] != "QUEUED"):
+        let_go = known.held is not None and row.get("held") is None
+        if row["status"] == "QUEUED" and (let_go or change.before is None or change.before["status"] != "QUEUED"):
             known.queued += 1
         if row["lease_no"] != known.lease_no:
             known.claimed_at = commit.at
         known.status, known.owner, known.lease_no = row["status"], row["lease_owner"], row["lease_no"]
         known.lease_until, known.cancel = row["lease_until"], bool(row["cancel_requested"])
-        known.due_at = row.get("due_at") or 0
+        known.due_at, known.deadline, known.held = row.get("due_at") or 0, row.get("deadline_at"), row.get("held")
+        known.graph, known.parent, known.forked_from = (
+            row.get("graph_id", ""),
+            row.get("parent_id"),
+            row.get("forked_from"),
+        )
 
     def _events(self, known: _Execution, changes: list[Change]) -> _Told:
         told = _Told()
@@ -222,8 +256,7 @@ class Judge:
                     told.graph = payload["status"]
                     value = payload["inputs"].get("value")
                     if not known.key and isinstance(value, dict):
-                        known.key = value["key"]
-                        self._keyed(known)
+                        self._keyed(known, value["key"])
                     if bool(row["final"]) != (payload["status"] in TERMINAL):
                         self._say(
                             4, known.id, f"event {row['number']} tells of {payload['status']}: final {row['final']}"
@@ -234,7 +267,11 @@ class Judge:
                     told.outputs[payload["node_exec_id"]] += 1
         return told
 
-    def _keyed(self, known: _Execution) -> None:
+    def _keyed(self, known: _Execution, key: str) -> None:
+        """Forks and children have the inputs of others, and are one of a kind all the same."""
+        if known.parent is not None:
+            key = f"{known.parent}/{key}"
+        known.key = key if known.forked_from is None else fork_key(known.forked_from)
         same = self._started[known.key]
         same.add(known.id)
         if len(same) > 1:
@@ -249,6 +286,9 @@ class Judge:
                 continue
             node = known.nodes.setdefault(row["seq"], _Node(row["id"], "INCOMPLETE"))
             was = change.before["status"] if change.before else None
+            self.bounds.node(change.before or {}, row)
+            if was is None and row["status"] != "INCOMPLETE" and known.forked_from is not None and not known.lease_no:
+                self._taken_over(known, node, row["status"])
             if was in TERMINAL and row["status"] != was:
                 self._say(3, known.id, f"node execution {row['seq']}: {was} became {row['status']}")
             if row["status"] == "COMPLETED" and was != "COMPLETED":
@@ -261,6 +301,12 @@ class Judge:
         for seq, node in moved.items():  # on the way it may have been something else, which nobody has seen
             if told.nodes.get(node.id) != node.status:
                 self._say(4, known.id, f"node execution {seq} became {node.status} without an event in the commit")
+
+    def _taken_over(self, known: _Execution, node: _Node, status: str) -> None:
+        node.taken_over = status in TERMINAL
+        if node.taken_over:
+            earlier = self.executions.get(known.forked_from or "")
+            self.bounds.taken_over(known, earlier, earlier is not None and earlier.status in TERMINAL)
 
     def _outputs(self, known: _Execution, outputs: Counter[int], told: _Told) -> None:
         for seq, count in outputs.items():
@@ -280,7 +326,7 @@ class Judge:
                     self._say(10, known.id, "its only doorbell was acknowledged, and nobody has claimed it")
 
     def _claimable(self, known: _Execution) -> bool:
-        return known.status == "QUEUED" and known.due_at <= _micros(self._at)
+        return known.status == "QUEUED" and not known.held and known.due_at <= micros(self._at)
 
     # ---- the broker ------------------------------------------------------------------------------------------------
 
@@ -299,9 +345,12 @@ class Judge:
 
     # ---- blocks, callers -------------------------------------------------------------------------------------------
 
-    def block_began(self, at: float, host: str, execution_id: str, node_exec_id: str) -> None:
+    def block_began(
+        self, at: float, host: str, execution_id: str, node_exec_id: str, on_interrupt: str = "rerun"
+    ) -> None:
         """A block begins to act for this node execution."""
         self._at = at
+        self.bounds.block_began(at, host, execution_id, node_exec_id, on_interrupt)
         known = self.executions.get(execution_id)
         if known is None or known.owner != host:
             return  # one that does not know yet that it has lost its lease
@@ -309,13 +358,22 @@ class Judge:
             if node.id == node_exec_id and node.status in TERMINAL:
                 self._say(2, execution_id, f"{node_exec_id} is {node.status} and runs again on {host}")
 
-    def block_acted(self, at: float, host: str, execution_id: str, node_exec_id: str, awake_s: float) -> None:
+    def block_acted(
+        self,
+        at: float,
+        host: str,
+        execution_id: str,
+        node_exec_id: str,
+        awake_s: float,
+        timeout: float | None = None,
+    ) -> None:
         """A block does something to the world outside; its process was neither paused nor held up for so long."""
         self._at = at
         self.acted[node_exec_id] += 1
         known = self.executions.get(execution_id)
         if known is None or awake_s < AWAKE_S:
             return
+        self.bounds.block_acted(at, host, execution_id, node_exec_id, None if timeout is None else timeout + AWAKE_S)
         if known.status == "RUNNING" and known.owner != host and at - known.claimed_at > AWAKE_S:
             self._say(1, execution_id, f"{host} acts for {node_exec_id}, which {known.owner} has taken over")
 
@@ -343,11 +401,12 @@ class Judge:
         self._at = at
         for known in self.live():
             since = max(known.changed_at, healthy_since)
-            if known.status in {"QUEUED", "REVIEW"} and known.due_at:  # until then it waits for something
-                since = max(since, (known.due_at - BEGIN_US) / 1_000_000)
+            if known.status in {"QUEUED", "REVIEW"}:  # until then it waits for something
+                since = max(since, self.bounds.free_since(at, known), seconds(known.due_at))
             if at - since > progress_s:
                 self._say(5, known.id, f"{known.status} and nothing has happened for {at - since:.1f} s")
                 known.changed_at = at  # said once
+            self.bounds.patience(at, known, healthy_since, stop_s)
             asked = self.stops.get(known.id)
             if asked is not None and at - max(asked, healthy_since) > stop_s:
                 self._say(8, known.id, f"{known.status}, {at - max(asked, healthy_since):.1f} s after the stop")
@@ -424,9 +483,9 @@ class Judge:
                 self._say(2, execution["id"], f"{completions[node['id']]} events complete {node['id']}")
 
 
-def _micros(at: float) -> int:
-    """A virtual second as the database keeps it."""
-    return BEGIN_US + round(at * 1_000_000)
+def fork_key(execution_id: str) -> str:
+    """What the fork of an execution is known by: here nobody makes two."""
+    return f"fork of {execution_id}"
 
 
 @dataclass(slots=True)

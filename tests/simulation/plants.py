@@ -15,10 +15,11 @@ from sqlalchemy import update
 
 from livetape.adapters.sql.tables import execution, tape
 from livetape.adapters.sql.transitions import Transitions
+from livetape.engine.changes import WAITING
 from livetape.engine.queue import Delivery
 from livetape.engine.worker import Worker
 from livetape.events.executions import ExecutionStatus
-from livetape.store.executions import ExecutionRow, NodeRow, Step
+from livetape.store.executions import ClaimLimits, ExecutionRow, NewExecution, NodeRow, Step
 from simulation.processes import Classes, WitnessedStore
 
 
@@ -116,6 +117,43 @@ class EventOutsideTheCommit(WitnessedStore):
         await super().commit(replace(step, created=[], filled=[], touched=[], outputs=[]), row)
 
 
+class LimitsNotCounted(WitnessedStore):
+    """A claim asks nobody how many run."""
+
+    async def claim(self, *args: Any, limits: ClaimLimits | None = None, **options: Any) -> Any:
+        loose = None if limits is None else replace(limits, per_user=None, per_graph=None)
+        return await super().claim(*args, limits=loose, **options)
+
+
+class InterruptedRunsAgain(WitnessedStore):
+    """Whoever takes over does not see what was running, and runs it again whatever its block says."""
+
+    async def nodes(self, execution_id: str, *, with_outputs: bool = True) -> Sequence[NodeRow]:
+        nodes = list(await super().nodes(execution_id, with_outputs=with_outputs))
+        for node in nodes:
+            if node.status is ExecutionStatus.RUNNING and node.status_reason != WAITING:
+                node.status = ExecutionStatus.QUEUED
+        return nodes
+
+
+class ForkTakesTooMuch(WitnessedStore):
+    """A fork begins with what was never done."""
+
+    async def start(self, new: NewExecution, **options: Any) -> Any:
+        for node in new.nodes:
+            if node.status is ExecutionStatus.QUEUED:
+                node.status = ExecutionStatus.COMPLETED
+                break
+        return await super().start(new, **options)
+
+
+class TransactionNotRecorded(WitnessedStore):
+    """What a block writes into the database is written as often as it is run."""
+
+    async def effect(self, row: ExecutionRow, seq: int, place: int, unit: Callable[[Any], Any]) -> Any:
+        return await self.sim.write(unit)
+
+
 PLANTS: Final[Mapping[str, Callable[[], Classes]]] = {
     "no-fence-check": lambda: Classes(store=NoFenceCheck),
     "ack-before-claim": lambda: Classes(worker=AckBeforeClaim),
@@ -125,6 +163,10 @@ PLANTS: Final[Mapping[str, Callable[[], Classes]]] = {
     "renew-after-expiry": lambda: Classes(store=RenewAfterExpiry, worker=KeepsLeases),
     "double-completion": lambda: Classes(store=DoubleCompletion),
     "event-outside-the-commit": lambda: Classes(store=EventOutsideTheCommit),
+    "limits-not-counted": lambda: Classes(store=LimitsNotCounted),
+    "interrupted-runs-again": lambda: Classes(store=InterruptedRunsAgain),
+    "fork-takes-too-much": lambda: Classes(store=ForkTakesTooMuch),
+    "transaction-not-recorded": lambda: Classes(store=TransactionNotRecorded),
 }
 """By name, as `scripts/simulate --plant` takes them."""
 
@@ -137,5 +179,9 @@ EXPECTED: Final = {
     "renew-after-expiry": {1},
     "double-completion": {2, 3},
     "event-outside-the-commit": {4},
+    "limits-not-counted": {0},
+    "interrupted-runs-again": {0},
+    "fork-takes-too-much": {0},
+    "transaction-not-recorded": {0},
 }
 """The invariants by which each is found."""

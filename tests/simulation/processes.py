@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -20,16 +20,17 @@ from livetape.engine.queue import Queue
 from livetape.engine.relay import Relay
 from livetape.engine.submit import Executions, Started
 from livetape.engine.worker import Worker, WorkerOptions
-from livetape.errors import LivetapeError, LogUnavailableError
+from livetape.errors import ConflictError, LivetapeError, LogUnavailableError
 from livetape.events.backoff import Backoff
 from livetape.events.channel import execution_channel, execution_tape
 from livetape.events.codec import Envelope, split
 from livetape.events.copier import LogCopier
+from livetape.events.executions import ExecutionStatus
 from livetape.events.log import Position
 from livetape.events.recovery import Gap, Tail, from_log, merge
 from livetape.events.tape_event import TapeEvent
 from livetape.observability import NoMetrics
-from livetape.store.executions import ExecutionRow, Step
+from livetape.store.executions import ClaimLimits, ExecutionRow, Step
 from livetape.store.reviews import Decision, ReviewRow
 from livetape.testing.fakes import FakeLog
 from simulation.database import Commit, Shelf, SimDatabase, saying
@@ -122,6 +123,8 @@ class Shared:
     witness: Callable[[Commit], None]
     hint: Callable[[str], None]
     ring: Callable[[Engine], None]
+    limits: ClaimLimits = field(default_factory=ClaimLimits)
+    queue_seconds: float | None = None
 
 
 class Engine:
@@ -162,11 +165,18 @@ class Engine:
                 clock=host.clock,
                 new_id=host.new_id,
                 metrics=NoMetrics(),
-                options=OPTIONS,
+                options=replace(OPTIONS, limits=shared.limits),
                 sole=sole,
             )
         self.executions = Executions(
-            store, graphs, tapes, blocks, clock=host.clock, new_id=host.new_id, hint=shared.hint
+            store,
+            graphs,
+            tapes,
+            blocks,
+            clock=host.clock,
+            new_id=host.new_id,
+            hint=shared.hint,
+            queue_seconds=shared.queue_seconds,
         )
         self._forwards = shared.broker is not None
         self._working: asyncio.Task[None] | None = None
@@ -233,6 +243,22 @@ async def _decide(review_id: str, decision: Decision, engine: Engine) -> ReviewR
     return await engine.store.decide(review_id, decision, user_id=USER)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """To a retry; without an execution when nothing was left of it to run."""
+
+    started: Started | None
+
+
+async def _retry(execution_id: str, key: str, engine: Engine) -> _Answer:
+    try:
+        return _Answer(
+            await engine.executions.retry(USER, execution_id, idempotency_key=key, request_hash=execution_id)
+        )
+    except ConflictError:
+        return _Answer(None)
+
+
 def _give(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if not future.done():
         if error is None:
@@ -279,11 +305,27 @@ class Client:
             pass
         self._note("accepted_stop", execution_id)
 
+    async def retry(self, execution_id: str, key: str) -> Started | None:
+        """Waits until this execution is over, and has it tried again if it came to nothing. None: nothing to try."""
+        while True:
+            row = await self._asked(lambda engine: engine.store.get(execution_id, user_id=USER))
+            if row is not None and row.status is ExecutionStatus.COMPLETED:
+                return None
+            if row is not None and row.status.is_terminal:
+                break
+            await asyncio.sleep(5.0)
+        self._host.faults.counts["retry"] += 1
+        while (answer := await self._asked(partial(_retry, execution_id, key))) is None:
+            pass
+        if answer.started is not None:
+            self._note("accepted_start", key, answer.started.execution.id)
+        return answer.started
+
     async def decide_forever(self) -> None:
         """Decides what people are asked, some seconds after they are asked."""
         rng = self._host.world.rng
         while True:
-            await asyncio.sleep(rng.uniform(0.5, 4.0))
+            await asyncio.sleep(rng.uniform(1.0, 6.0))
             for review in await self._asked(lambda engine: engine.store.reviews(USER)) or ():
                 decision = Decision(approved=rng.random() < 0.8)
                 decided = await self._asked(partial(_decide, review.id, decision))
@@ -299,6 +341,27 @@ class Client:
             self._host.faults.counts["start_repeated"] += 1
         await asyncio.sleep(0.3)
         return None
+
+
+class Operator:
+    """Somebody with a shell and the address of the database."""
+
+    def __init__(self, host: Host, shared: Shared) -> None:
+        database = SimDatabase(shared.shelf, host, shared.town, shared.witness)
+        self._store = SqlExecutionStore(database, on_commit=lambda _: None, ring=lambda: None, clock=host.clock)
+
+    async def pause(self, seconds: float) -> None:
+        """Keeps everybody from claiming anything for a while."""
+        await self._insist(lambda: self._store.pause("maintenance"))
+        await asyncio.sleep(seconds)
+        await self._insist(self._store.resume)
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await work()
+            except LivetapeError:
+                await asyncio.sleep(0.3)
 
 
 @dataclass(slots=True)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from pydantic_core import from_json
 from sqlalchemy import insert
 
 from livetape.adapters.sql.tables import graph as graph_table
-from livetape.engine import relay
-from livetape.engine.block import BlockContext
+from livetape.engine.block import Block, BlockContext
 from livetape.engine.queue import Doorbell
+from livetape.engine.submit import Started
 from livetape.errors import LivetapeError
+from livetape.store.executions import ClaimLimits
 from livetape.testing.fakes import FakeLog
 from simulation.database import Commit, Shelf
+from simulation.ending import judge_rows
 from simulation.faults import NOT_EMBEDDED, Faults
 from simulation.history import History
 from simulation.host import Host
-from simulation.invariants import Judge, Violation
-from simulation.processes import CONCURRENCY, OPTIONS, Classes, Client, Engine, Shared, Watcher, is_alive
+from simulation.invariants import Judge, Violation, fork_key
+from simulation.processes import CONCURRENCY, OPTIONS, Classes, Client, Engine, Operator, Shared, Watcher, is_alive
 from simulation.servers import Air, Broker, RemoteLog
+from simulation.surroundings import RECOVERY_DELAYS_S, times_of_histories, without_collections
 from simulation.threads import Town
-from simulation.workload import ACTING, GRAPHS, USER, Ledger, Wish, draw
+from simulation.workload import ASKING, GRAPHS, USER, Ledger, Wish, draw
 from simulation.world import SimClock, State, World
 
 TROUBLE_S: Final = (6.0, 20.0)
@@ -39,31 +39,34 @@ TROUBLE_S: Final = (6.0, 20.0)
 PROGRESS_S: Final = 15.0 + OPTIONS.sweep_s + 15.0 + 25.0
 """Lease, sweep, the time that a taken doorbell is hidden, and the longest block with its grace."""
 
-BACK_OFF_S: Final = 120.0
+BACK_OFF_S: Final = max(RECOVERY_DELAYS_S)
 STOP_S: Final = 10.0 + 15.0 + OPTIONS.sweep_s + 15.0
 """Grace, lease, sweep, and a hidden doorbell."""
 
 WORTH_WAITING_FOR: Final = frozenset({"black_hole", "pause", "loop_hang"})
 """Kinds that show something only where something runs: they wait a little for that."""
 
-RELAY_LOOKS_S: Final = 4.0
 LIMIT_S: Final = 420.0
 LOOK_S: Final = 5.0
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a seed. `digest` is the same whenever the seed is repeated."""
+    """What came of a seed."""
 
     seed: int
     mode: str
     violations: list[Violation]
     faults: Counter[str]
-    digest: str
     seconds: float
     statuses: Counter[str]
     history: History
     complaints: list[str] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """The same whenever the seed is repeated."""
+        return self.history.digest
 
 
 class Simulation:
@@ -76,7 +79,8 @@ class Simulation:
         self.mode = rng.choice(["embedded", "table", "table", "broker", "broker"])
         self.faults = Faults(rng, without=NOT_EMBEDDED if self.mode == "embedded" else frozenset())
         self.history = History()
-        self.judge = Judge(alive=self._is_alive, bells_are_safe=self.mode != "broker")
+        self._limits = _limits(rng)
+        self.judge = Judge(alive=self._is_alive, bells_are_safe=self.mode != "broker", limits=self._limits)
         self._shelf = shelf
         self._town = Town(self.world)
         self._hosts: list[Host] = []
@@ -103,6 +107,8 @@ class Simulation:
             self._committed,
             self._hint,
             self._ring,
+            self._limits,
+            rng.choice([None, rng.uniform(1.0, 12.0)]),
         )
 
     # ---- the course of it ------------------------------------------------------------------------------------------
@@ -111,13 +117,13 @@ class Simulation:
         """From the beginning to the end; everything that it started is over when it returns."""
         self._shelf.clear()
         self._store_graphs()
-        with self._town.instead_of_threading(), _relay_looks_less_often():
+        with self._town.instead_of_threading(), times_of_histories(), without_collections():
             try:
                 self._begin()
                 self.world.run(lambda: False, self._trouble_s)
                 self._heal()
                 self.world.run(self._is_quiet, LIMIT_S)
-                if not self.judge.violations and self.seed % 8 == 0:
+                if not self.judge.violations and self._may_probe():
                     self._probe()
                 self._judge_the_end()
             finally:
@@ -126,8 +132,7 @@ class Simulation:
             self.seed,
             self.mode,
             self.judge.violations,
-            self.faults.counts,
-            self.history.digest,
+            self.faults.counts + self.judge.bounds.seen,
             self.world.now,
             Counter(known.status for known in self.judge.executions.values()),
             self.history,
@@ -146,7 +151,7 @@ class Simulation:
         self._wishes = draw(rng, self._trouble_s / 2, self._shared.ledger, self.faults.counts)
         caller = self._outsider("client")
         client = Client(caller, self, self._note)
-        if any(wish.graph == "waits" for wish in self._wishes):
+        if any(wish.graph in ASKING for wish in self._wishes):
             caller.start(client.decide_forever, "decide")
         for wish in self._wishes:
             self._waiting_for += 1
@@ -159,17 +164,23 @@ class Simulation:
         started = await client.start(wish.graph, wish.key)
         execution_id = started.execution.id
         self._started[wish.key] = execution_id
-        outside = self._outsider(f"watcher-{wish.key}")
-        watcher = Watcher(
-            outside, self._shared.air, RemoteLog(self._shared.log, outside), execution_id, wish.graph, started.stream
-        )
-        self._watchers.append(watcher)
-        outside.start(partial(self._watch, watcher), "watch")
+        self._have_watched(started, wish)
         if wish.stop_after is not None:
             await asyncio.sleep(wish.stop_after)
             await client.stop(execution_id)
+        if wish.again:
+            again = await client.retry(execution_id, fork_key(execution_id))
+            if again is not None:
+                self._have_watched(again, wish)
         self._waiting_for -= 1
         self._note("granted", wish.key)
+
+    def _have_watched(self, started: Started, wish: Wish) -> None:
+        outside, execution_id = self._outsider(f"watcher-{wish.key}"), started.execution.id
+        log = RemoteLog(self._shared.log, outside)
+        watcher = Watcher(outside, self._shared.air, log, execution_id, wish.graph, started.stream)
+        self._watchers.append(watcher)
+        outside.start(partial(self._watch, watcher), "watch")
 
     async def _watch(self, watcher: Watcher) -> None:
         await watcher.run()
@@ -200,12 +211,18 @@ class Simulation:
             and all(watcher.finished for watcher in self._watchers)
         )
 
+    def _may_probe(self) -> bool:
+        """Probes take their time, and nothing may end them."""
+        return self.seed % 3 == 0 and self._shared.queue_seconds is None and self._limits.run_seconds is None
+
     def _probe(self) -> None:
         """Fill all slots at once, to see whether all are there."""
         caller = self._outsider("prober")
         client = Client(caller, self, lambda *_: None)
         workers = sum(1 for engine in self._engines.values() if engine.worker is not None and is_alive(engine.host))
         slots = workers * CONCURRENCY
+        may = [limit for limit in (self._limits.per_user, self._limits.per_graph) if limit is not None]
+        slots = min(slots, *may) if may else slots
         for number in range(slots):
             caller.start(partial(client.start, "probe", f"probe{number}"), "probe")
         self._probes = True
@@ -287,6 +304,12 @@ class Simulation:
 
     def _strike(self, kind: str, tries: int = 20) -> None:
         rng = self.world.rng
+        if kind == "queue_pause":
+            self.faults.counts[kind] += 1
+            self._waiting_for += 1
+            operator = self._outsider("operator")
+            operator.start(partial(self._pause, operator, rng.uniform(1.0, 10.0)), "pause")
+            return
         up = [engine for engine in self._engines.values() if engine.host.state is State.RUNNING]
         if kind in WORTH_WAITING_FOR:
             owners = {known.owner for known in self.judge.live()}
@@ -322,6 +345,11 @@ class Simulation:
             case "graceful_stop":
                 self._note("graceful_stop", host.name)
                 host.start(partial(self._stop, engine), "graceful stop")
+
+    async def _pause(self, operator: Host, seconds: float) -> None:
+        await Operator(operator, self._shared).pause(seconds)
+        self._waiting_for -= 1
+        self._note("resumed")
 
     async def _stop(self, engine: Engine) -> None:
         await engine.stop_working()
@@ -363,14 +391,16 @@ class Simulation:
         for violation in self.judge.violations[seen:]:
             self._note("violation", str(violation))
 
-    def _began(self, host: Host, ctx: BlockContext) -> None:
+    def _began(self, host: Host, ctx: BlockContext, block: Block[Any]) -> None:
         self._note("block", host.name, ctx.node_exec_id)
-        self.judge.block_began(self.world.now, host.name, ctx.graph_exec_id, ctx.node_exec_id)
+        now = self.world.now
+        self.judge.block_began(now, host.name, ctx.graph_exec_id, ctx.node_exec_id, block.on_interrupt)
 
-    def _acted(self, host: Host, ctx: BlockContext, stoppable: bool) -> None:
+    def _acted(self, host: Host, ctx: BlockContext, block: Block[Any]) -> None:
         self._note("acted", host.name, ctx.node_exec_id)
-        awake = self.world.now - host.awake_since if stoppable else 0.0
-        self.judge.block_acted(self.world.now, host.name, ctx.graph_exec_id, ctx.node_exec_id, awake)
+        now = self.world.now
+        awake = now - host.awake_since if block.is_async else 0.0  # nobody can stop a thread
+        self.judge.block_acted(now, host.name, ctx.graph_exec_id, ctx.node_exec_id, awake, block.timeout)
 
     def _bell_taken(self, doorbell: Doorbell, tag: int) -> None:
         self.judge.bell_taken(self.world.now, doorbell.graph_exec_id, tag)
@@ -382,7 +412,7 @@ class Simulation:
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def _judge_the_end(self) -> None:
-        now, rows = self.world.now, self._shelf.rows
+        now = self.world.now
         if not self._probes:
             if not self.judge.violations:
                 self.judge.over(now)
@@ -393,29 +423,7 @@ class Simulation:
                 offsets = [event.offset or 0 for event in watcher.seen]
                 if watcher.finished or not self.judge.violations:
                     self.judge.watched(now, watcher.execution_id, offsets, len(watcher.gaps), last)
-        for known in self.judge.executions.values():
-            if known.key.startswith("probe"):
-                continue
-            execution = dict(
-                zip(
-                    ("id", "status", "status_reason"),
-                    rows("SELECT id, status, status_reason FROM execution WHERE id = ?", known.id)[0],
-                    strict=True,
-                )
-            )
-            outputs: dict[int, list[tuple[str, Any]]] = {}
-            for seq, name, value in rows(
-                "SELECT seq, name, value FROM node_output WHERE execution_id = ? ORDER BY seq, position", known.id
-            ):
-                outputs.setdefault(seq, []).append((name, from_json(value)))
-            nodes = [
-                {"id": node_id, "status": status, "outputs": outputs.get(seq, []), "acts": block_id in ACTING}
-                for seq, node_id, status, block_id in rows(
-                    "SELECT seq, id, status, block_id FROM node_execution WHERE execution_id = ?", known.id
-                )
-            ]
-            events = rows("SELECT number, event_type, payload FROM event WHERE tape_id = ? ORDER BY number", known.tape)
-            self.judge.replayed(now, execution, nodes, [(number, kind, body) for number, kind, body in events])
+        judge_rows(self.judge, self._shelf, now)
 
     def _unanswered(self) -> list[str]:
         return [wish.key for wish in self._wishes if wish.key not in self._started]
@@ -442,28 +450,14 @@ def _handle(work: Callable[[], Any], host: Host) -> Any:
     return asyncio.Handle(work, (), host.loop)
 
 
-@contextmanager
-def _relay_looks_less_often() -> Iterator[None]:
-    """Most of a history is relays that look for what others left. Their pauses are constants of their module."""
-    before = relay.LOOK_S, relay.MARK_EVERY_S
-    vars(relay).update(LOOK_S=RELAY_LOOKS_S, MARK_EVERY_S=RELAY_LOOKS_S / 2)
-    try:
-        yield
-    finally:
-        vars(relay).update(LOOK_S=before[0], MARK_EVERY_S=before[1])
+def _limits(rng: random.Random) -> ClaimLimits:
+    """Most histories have one or two, so that each is also seen without the others."""
+    return ClaimLimits(
+        per_user=rng.choice([None, None, None, 1, 2]),
+        per_graph=rng.choice([None, None, 1]),
+        run_seconds=rng.choice([None, None, rng.uniform(8.0, 30.0)]),
+    )
 
 
 def _root(error: BaseException) -> BaseException:
     return _root(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The engine says a lot when everything goes wrong."""
-    logger = logging.getLogger("livetape")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -9,7 +9,8 @@ import pytest
 from pydantic_core import to_json
 
 from simulation.database import Change, Commit
-from simulation.invariants import BEGIN_US, Judge
+from simulation.invariants import Judge
+from simulation.world import BEGIN_US
 
 SECOND = 1_000_000
 

@@ -14,7 +14,8 @@ from simulation.__main__ import main
 from simulation.database import Shelf
 from simulation.faults import ALL
 from simulation.plants import EXPECTED, PLANTS
-from simulation.simulation import Outcome, Simulation, quiet
+from simulation.simulation import Outcome, Simulation
+from simulation.surroundings import quiet
 from support import ROOT
 
 SEEDS = 100
@@ -51,6 +52,14 @@ def test_the_same_seed_is_the_same_history(seed: int, shelf: Shelf) -> None:
     assert first.digest == again.digest
     assert first.history.lines == again.history.lines
     assert run(seed + 1, shelf).digest != first.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 5, 14])
+def test_looks_that_are_not_made_again_would_change_nothing(seed: int, shelf: Shelf) -> None:
+    every = Shelf(remembers=False)
+    assert run(seed, shelf).history.lines == run(seed, every).history.lines
+    every.close()
 
 
 @pytest.mark.slow

@@ -115,3 +115,12 @@ def test_threads_take_turns_and_end_with_the_town() -> None:
     assert said == [("late", 5.0), ("over", 7.0)]
     town.close()
     assert all(thread.ended for thread in town.threads)
+
+
+def test_a_process_that_is_held_up_is_not_awake_because_it_goes_on() -> None:
+    world, host = make()
+    host.freeze(20)
+    host.pause(5, 0.0)
+    world.run(lambda: False, 10)
+    assert host.state.value == "running"
+    assert host.awake_since == 20

@@ -28,8 +28,8 @@ class SimThread:
         self._town = town
         self._loop: SimLoop = town.world.current
         self._target = target
-        self._turn = threading.Semaphore(0)
-        self._back = threading.Semaphore(0)
+        self._turn = _taken_lock()
+        self._back = _taken_lock()
         self._thread: threading.Thread | None = None
         self._value: Any = None
         self.ended = False
@@ -84,6 +84,13 @@ class SimThread:
             self._back.acquire()
         if self._thread is not None:
             self._thread.join()
+
+
+def _taken_lock() -> threading.Lock:
+    """Whoever takes it waits until another gives it back: the cheapest way of giving turns."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 class SimEvent:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from livetape.engine.block import Block, BlockContext, BlockRegistry, BlockSchema, BlockType, PinValue
 from livetape.engine.block_ports import ChildCall, ReviewRequest
@@ -44,8 +44,8 @@ class Ledger:
 
     behaviours: dict[tuple[str, str], Behaviour] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
-    began: Callable[[Host, BlockContext], None] = lambda host, ctx: None
-    acted: Callable[[Host, BlockContext, bool], None] = lambda host, ctx, stoppable: None
+    began: Callable[[Host, BlockContext, Block[Any]], None] = lambda host, ctx, block: None
+    acted: Callable[[Host, BlockContext, Block[Any]], None] = lambda host, ctx, block: None
     together: int = 0
     """How many probes run at this moment; the next field is how many that were at most."""
 
@@ -75,6 +75,7 @@ class _Out(BlockSchema):
 
 class Begin(Block[_Named]):
     id = "sim-begin"
+    pure = True
     block_type = BlockType.INPUT
     Input = _Named
     Output = _Out
@@ -85,6 +86,7 @@ class Begin(Block[_Named]):
 
 class End(Block[_Named]):
     id = "sim-end"
+    pure = True
     block_type = BlockType.OUTPUT
     Input = _Named
     Output = _Out
@@ -95,6 +97,7 @@ class End(Block[_Named]):
 
 class Join(Block[_Two]):
     id = "sim-join"
+    pure = True
     Input = _Two
     Output = _Out
 
@@ -102,25 +105,30 @@ class Join(Block[_Two]):
         yield "out", data.left
 
 
+_BOOK: Final = """
+INSERT INTO key_value (user_id, key, value, updated_at) VALUES (:user, :key, x'01', 0)
+ON CONFLICT (user_id, key) DO UPDATE SET value = x'02'
+"""
+
+
 class _Acting(Block[_Value]):
     """Does something that the world notices, under the idempotency key, and then ends as it was told to."""
 
     Input = _Value
     Output = _Out
-    stoppable: ClassVar[bool] = True
 
     def __init__(self, ledger: Ledger, host: Host) -> None:
         self._ledger = ledger
         self._host = host
 
     def _begin(self, data: _Value, ctx: BlockContext) -> Behaviour:
-        self._ledger.began(self._host, ctx)
+        self._ledger.began(self._host, ctx, self)
         self._ledger.attempts[ctx.idempotency_key] += 1
         return self._ledger.of(data.value["key"], ctx.node_id)
 
     def _act(self, does: Behaviour, ctx: BlockContext) -> None:
         key = ctx.idempotency_key
-        self._ledger.acted(self._host, ctx, self.stoppable)
+        self._ledger.acted(self._host, ctx, self)
         if self._ledger.attempts[key] <= does.times:
             match does.ends:
                 case "error":
@@ -150,11 +158,46 @@ class Act(_Acting):
                 await asyncio.sleep(0.01)
 
 
+class ActOnce(Act):
+    """Never again what was interrupted."""
+
+    id = "sim-act-once"
+    on_interrupt = "fail"
+
+
+class ActIfAllowed(Act):
+    """What was interrupted only if somebody says so."""
+
+    id = "sim-act-if-allowed"
+    on_interrupt = "ask"
+
+
+class ActInTime(Act):
+    """Not for long."""
+
+    id = "sim-act-in-time"
+    timeout = 3.0
+
+
+class Book(_Acting):
+    """Writes into the database, with the record that it did."""
+
+    id = "sim-book"
+
+    async def run(self, data: _Value, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        does = self._begin(data, ctx)
+        booked = {"user": ctx.graph_exec_id, "key": ctx.idempotency_key}
+        await ctx.transaction(lambda db: db.exec_driver_sql(_BOOK, booked).rowcount)
+        if does.seconds:
+            await asyncio.sleep(does.seconds)
+        self._act(does, ctx)
+        yield "out", data.value
+
+
 class ActInThread(_Acting):
     """The same in a thread, which nobody can stop."""
 
     id = "sim-act-thread"
-    stoppable = False
 
     def __init__(self, ledger: Ledger, host: Host, sleep: Callable[[float], None]) -> None:
         super().__init__(ledger, host)
@@ -226,7 +269,7 @@ class Probe(Block[_Value]):
 
 def blocks_of(ledger: Ledger, host: Host, sleep: Callable[[float], None]) -> BlockRegistry:
     """The blocks that this process can run; `sleep` is what blocking code calls."""
-    acting = [kind(ledger, host) for kind in (Act, Wait, Ask, Call)]
+    acting = [kind(ledger, host) for kind in (Act, ActOnce, ActIfAllowed, ActInTime, Book, Wait, Ask, Call)]
     return BlockRegistry([Begin(), End(), Join(), *acting, ActInThread(ledger, host, sleep), Probe(ledger)])
 
 
@@ -238,7 +281,11 @@ def _link(source: str, sink: str, pin: str = "value", *, name: str = "out", stat
     return Link(source_id=source, sink_id=sink, source_name=name, sink_name=pin, is_static=static)
 
 
-ACTING: Final = frozenset({Act.id, ActInThread.id, Wait.id, Ask.id, Call.id})
+ACTING: Final = frozenset(
+    kind.id for kind in (Act, ActOnce, ActIfAllowed, ActInTime, ActInThread, Book, Wait, Ask, Call)
+)
+ASKING: Final = frozenset({"waits", "careful"})
+"""Graphs in which people are asked."""
 
 GRAPHS: Final = {
     "chain": Graph(
@@ -284,6 +331,31 @@ GRAPHS: Final = {
         nodes=[_node("in", Begin, name="value"), _node("a", Act), _node("b", Call), _node("to", End, name="result")],
         links=[_link("in", "a"), _link("a", "b"), _link("b", "to")],
     ),
+    "careful": Graph(
+        name="careful",
+        nodes=[
+            _node("in", Begin, name="value"),
+            _node("a", ActOnce),
+            _node("b", ActIfAllowed),
+            _node("to", End, name="result"),
+        ],
+        links=[_link("in", "a"), _link("in", "b"), _link("a", "to"), _link("b", "to")],
+    ),
+    "hurried": Graph(
+        name="hurried",
+        nodes=[
+            _node("in", Begin, name="value"),
+            _node("a", Act),
+            _node("b", ActInTime),
+            _node("to", End, name="result"),
+        ],
+        links=[_link("in", "a"), _link("a", "b"), _link("b", "to")],
+    ),
+    "books": Graph(
+        name="books",
+        nodes=[_node("in", Begin, name="value"), _node("a", Book), _node("b", Book), _node("to", End, name="result")],
+        links=[_link("in", "a"), _link("in", "b"), _link("a", "to"), _link("b", "to")],
+    ),
     "probe": Graph(
         name="probe",
         nodes=[_node("in", Begin, name="value"), _node("p", Probe)],
@@ -294,12 +366,14 @@ GRAPHS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One execution that somebody wants: when, of which graph, under which key, and when it is to be stopped."""
+    """One execution that somebody wants: when, of which graph, under which key, when it is to be stopped, and whether
+    it is to be tried again when it comes to nothing."""
 
     at: float
     graph: str
     key: str
     stop_after: float | None
+    again: bool
 
 
 def draw(rng: random.Random, within_s: float, ledger: Ledger, counts: Counter[str]) -> list[Wish]:
@@ -307,11 +381,13 @@ def draw(rng: random.Random, within_s: float, ledger: Ledger, counts: Counter[st
     wishes: list[Wish] = []
     for number in range(rng.randint(2, 4)):
         graph, key = (
-            rng.choice(["chain", "chain", "join", "join", "errors", "errors", "waits", "calls"]),
+            rng.choice(
+                ["chain", "join", "errors", "errors", "waits", "calls", "careful", "careful", "hurried", "books"]
+            ),
             f"key{number}",
         )
         stop = rng.choice([None, None, rng.uniform(0.0, 2.0), rng.uniform(0.0, 30.0)])
-        wishes.append(Wish(rng.uniform(0.0, within_s), graph, key, stop))
+        wishes.append(Wish(rng.uniform(0.0, within_s), graph, key, stop, again=rng.random() < 0.3))
         for node in ("a", "b"):
             in_thread = graph == "errors" and node == "b"
             ledger.behaviours[key, node] = does = _behaviour(rng)

@@ -22,6 +22,18 @@ _SAYS_WHEN_FORGOTTEN: Final = "_log_destroy_pending"
 BEGIN: Final = datetime(2030, 1, 1, tzinfo=UTC)
 """What the wall clocks show at the virtual second 0, before skew."""
 
+BEGIN_US: Final = int(BEGIN.timestamp()) * 1_000_000
+
+
+def micros(at: float) -> int:
+    """A virtual second as the database keeps it."""
+    return BEGIN_US + round(at * 1_000_000)
+
+
+def seconds(moment: int) -> float:
+    """The same back."""
+    return (moment - BEGIN_US) / 1_000_000
+
 
 class State(Enum):
     """What a simulated process is doing. DEAD is for ever: a restart is another process."""
@@ -145,10 +157,11 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         self.world.current = self
         asyncio._set_running_loop(self)
+        ready = self._ready
         try:
-            for _ in range(len(self._ready)):
-                handle = self._ready.popleft()
-                if not handle.cancelled():
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:
                     handle._run()
                 if not self.is_running():
                     return

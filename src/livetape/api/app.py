@@ -29,6 +29,7 @@ from livetape.api.ports import (
     Revocations,
     Tapes,
 )
+from livetape.api.routers import blobs as blob_routes
 from livetape.api.routers import blocks as blocks_routes
 from livetape.api.routers import control as control_routes
 from livetape.api.routers import executions as execution_routes
@@ -51,6 +52,7 @@ OUR_ROUTES: Final = tuple(
     for router in (
         graph_routes.router,
         execution_routes.router,
+        blob_routes.router,
         control_routes.router,
         review_routes.router,
         queue_routes.router,

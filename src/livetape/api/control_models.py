@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
 from livetape.api.bodies import Name
+from livetape.engine.plain_text import Text
 
 
 class RetryExecution(BaseModel):
@@ -23,7 +24,7 @@ class ReviewItem(BaseModel):
 
     node_exec_id: Name
     approved: bool
-    message: Annotated[str, Field(max_length=10_000)] | None = None
+    message: Annotated[Text, Field(max_length=10_000)] | None = None
     reviewed_data: Any = None
     auto_approve_future: bool = False
 
@@ -121,7 +122,7 @@ class PendingHumanReviewModel(BaseModel):
 class PauseQueue(BaseModel):
     """Why nothing shall be begun for a while."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=1_000)]
+    reason: Annotated[Text, Field(min_length=1, max_length=1_000)]
 
 
 class QueueState(BaseModel):

@@ -64,6 +64,8 @@ RULES: Final[Mapping[type[tree.LivetapeError], Rule]] = {
     tree.StoreUnavailableError: Rule(503, LATER),
     tree.CommitUnknownError: Rule(503, LATER),
     tree.LockTimeoutError: Rule(503, LATER),
+    tree.BlobError: Rule(500, CHECK_LOGS),
+    tree.BlobUnavailableError: Rule(503, LATER),
     tree.QueueError: Rule(500, CHECK_LOGS),
     tree.QueueUnavailableError: Rule(503, LATER),
     tree.NotFoundError: Rule(404),

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, str]] = {
     "up": "Start everything in one process.",
-    "serve": "Start a gateway alone, or everything beside a Redis.",
+    "serve": "Start a gateway, an API, workers, or everything.",
     "run": "Start a graph and print its outputs.",
     "tail": "Follow an execution, a graph or a job live.",
     "replay": "Print what happened, at the pace at which it happened.",
     "graphs": "Import, list and show graphs.",
-    "executions": "List, show and stop executions.",
+    "executions": "List, show, stop and repeat executions.",
+    "queue": "Look at the queue, pause it, let it go on.",
     "publish": "Put one event on the tape of a job.",
     "token": "Make and look at access tokens.",
     "config": "Show the settings and where they come from.",

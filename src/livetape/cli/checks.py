@@ -60,7 +60,10 @@ def all_checks(load: Callable[[], Loaded]) -> list[Check]:
         check_data_dir(settings.data_dir),
         check_secret(settings),
         check_database(settings.database_path) if settings.postgres_url is None else check_postgres(settings),
+        check_blobs(settings),
+        check_files(settings),
         check_bus(settings),
+        check_queue(settings),
         check_server(url, settings.server_file),
         check_port(settings, is_ours=url is not None),
         check_console(),
@@ -185,6 +188,35 @@ def check_postgres(settings: Settings) -> Check:
     return Check("database", "ok", found)
 
 
+def check_blobs(settings: Settings) -> Check:
+    """Whether large values can be kept, where all processes find them."""
+    is_set = settings.blobs is not None
+    return _check_shared_folder("large values", settings, settings.blobs_dir, "blobs", is_set=is_set)
+
+
+def check_files(settings: Settings) -> Check:
+    """Whether the files of executions can be kept, where all processes find them."""
+    return _check_shared_folder("files", settings, settings.files_dir, "files", is_set=settings.files is not None)
+
+
+def _check_shared_folder(name: str, settings: Settings, folder: Path, setting: str, *, is_set: bool) -> Check:
+    variable = f"LIVETAPE_{setting.upper()}"
+    if not folder.exists():
+        parent = next(one for one in folder.absolute().parents if one.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return Check(name, "fail", f"{parent} is not writable", f"set {variable}=file:///another/folder")
+        found = f"{folder} (not there yet; made at the first start)"
+    elif not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        remedy = f"make it a folder that user {os.getuid()} may write, or set {variable}=file:///another/folder"
+        return Check(name, "fail", f"{folder} is not writable", remedy)
+    else:
+        found = str(folder)
+    if settings.postgres_url is not None and not is_set:
+        remedy = f"set {variable}=file:///folder to one that all workers and servers have"
+        return Check(name, "warn", f"{found}, in the data folder of this process", remedy)
+    return Check(name, "ok", found)
+
+
 def check_bus(settings: Settings) -> Check:
     """Whether Redis answers, where there has to be one."""
     if not settings.is_distributed:
@@ -208,6 +240,25 @@ def check_bus(settings: Settings) -> Check:
             why = str(exc) or f"no answer in {BUS_ANSWERS_S:g} s"
             return Check("bus", "fail", f"{shown_url(url)}: {why}", "start it, or correct LIVETAPE_BUS")
     return Check("bus", "ok", f"{shown} answers")
+
+
+def check_queue(settings: Settings) -> Check:
+    """Whether RabbitMQ answers, where doorbells go over it."""
+    url = settings.broker_url
+    if url is None:
+        return Check("queue", "ok", "in the database")
+    import asyncio
+
+    from livetape.cli.running import shown_url
+    from livetape.runtime.queue_ports import broker_report
+
+    try:
+        broker = asyncio.run(broker_report(url, within_s=BUS_ANSWERS_S))
+    except ConfigError as exc:
+        return Check("queue", "fail", f"{shown_url(url)}: {exc.because or exc}", exc.fix or "correct LIVETAPE_QUEUE")
+    except LivetapeError as exc:
+        return Check("queue", "fail", f"{shown_url(url)}: {exc}", "start it, or correct LIVETAPE_QUEUE")
+    return Check("queue", "ok", f"{shown_url(url)}, {broker}")
 
 
 def _restore(path: Path) -> str:

@@ -52,6 +52,14 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._send("POST", path, attempts=ATTEMPTS if idempotency_key else 1, json=body, headers=headers)
 
+    async def put(self, path: str, body: Any) -> Any:
+        """PUT; tried again when the connection fails."""
+        return await self._send("PUT", path, attempts=ATTEMPTS, json=body)
+
+    async def delete(self, path: str) -> Any:
+        """DELETE; tried again when the connection fails."""
+        return await self._send("DELETE", path, attempts=ATTEMPTS)
+
     async def _send(self, method: str, path: str, *, attempts: int, **request: Any) -> Any:
         for attempt in range(1, attempts + 1):
             try:

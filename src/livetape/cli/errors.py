@@ -73,6 +73,10 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("LT-E423", "tape_hole", 7, "A copy would leave a hole in the tape.", "copy the missing events first"),
     Row("LT-E430", "queue", 4, "The queue failed.", "see the server's log; then try again"),
     Row("LT-E431", "queue_unavailable", 4, "The queue cannot be reached.", "check LIVETAPE_QUEUE; then try again"),
+    Row("LT-E440", "blob", 4, "The store of large values failed.", "restore its folder from a copy"),
+    Row(
+        "LT-E441", "blob_unavailable", 4, "The store of large values cannot be used.", "livetape doctor; then try again"
+    ),
     Row("LT-E500", "auth", 5, "Access was refused.", "livetape token create --user YOU; pass it with --token"),
     Row(
         "LT-E501",

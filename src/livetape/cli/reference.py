@@ -174,8 +174,8 @@ def metrics_page() -> str:
         "",
         "What `/metrics` shows, and what is given to whatever is passed as `metrics=`. On `/metrics` each name has the",
         "namespace before it (`livetape_`, another by `LIVETAPE_METRICS_NAMESPACE`), except for those that begin with",
-        "`execution_manager_`. With `--workers` each figure has the label `worker`, too. A figure is there once there",
-        "was something to count. What the fan-out counts, it counts once for all recipients.",
+        "`execution_manager_`. With `--workers` or `--metrics-port` each figure has the label `worker`, too. A figure",
+        "is there once there was something to count. What the fan-out counts, it counts once for all recipients.",
         "",
     ]
     for part in PARTS:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from livetape.engine.block import Block
+from livetape.engine.hooks import Costs, NodeIdentity
 from livetape.engine.runner import RunStats
+from livetape.observability import Metrics
 
 
 def cost_of(block: Block[Any], inputs: Mapping[str, Any], stats: RunStats | None = None) -> int:
@@ -36,3 +38,32 @@ def _matches(wanted: Mapping[str, Any], given: Any) -> bool:
         _matches(value, given.get(name)) if isinstance(value, Mapping) else given.get(name) == value
         for name, value in wanted.items()
     )
+
+
+class BlockCosts:
+    """Keeps account of what blocks say that they cost, and refuses nobody: the price of each completed run is in the
+    figures of its node and execution, and in the metrics. `payer` is asked and told before, and says what was taken."""
+
+    def __init__(self, metrics: Metrics, payer: Costs | None = None) -> None:
+        self._metrics = metrics
+        self._payer = payer
+
+    @property
+    def has_payer(self) -> bool:
+        """Whether anybody is asked and told."""
+        return self._payer is not None
+
+    async def before(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any]) -> None:
+        """Nothing is asked where nobody pays."""
+        if self._payer is not None:
+            await self._payer.before(who, block, inputs)
+
+    async def after(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any], stats: RunStats) -> int:
+        """What was taken, else what the block says."""
+        if self._payer is not None:
+            cents = await self._payer.after(who, block, inputs, stats)
+        else:
+            cents = cost_of(block, inputs, stats)
+        if cents:
+            self._metrics.count("block_cost_cents_total", cents, block_type=block.name)
+        return cents

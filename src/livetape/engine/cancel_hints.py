@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeAlias
 
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -59,9 +59,10 @@ class ProcessCancelHints(CancelHints):
         self._listeners.clear()
 
 
-def tell(heard: Heard, graph_exec_id: str) -> None:
-    """For adapters: one listener that fails silences no other, and ends no connection."""
+def tell(heard: Heard, graph_exec_id: str, metrics: Metrics | None = None) -> None:
+    """For adapters: one listener that fails silences no other, and ends no connection; it is logged and counted."""
     try:
         heard(graph_exec_id)
     except Exception:
         logger.exception("a hint could not be followed", extra={"action": "hint_failed"})
+        (metrics or NoMetrics()).count("internal_errors_total", part="hints")

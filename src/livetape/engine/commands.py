@@ -67,6 +67,9 @@ class Commands:
             logger.info("not a command: %s", error, extra={"action": "command_unknown"})
         except BusError as error:
             logger.warning("a command is not answered: %s", error, extra={"action": "command_unanswered"})
+        except Exception:  # one command takes no other with it
+            logger.exception("a command failed", extra={"action": "command_failed"})
+            self._metrics.count("internal_errors_total", part="commands")
         finally:
             self._room.release()
 
@@ -78,5 +81,6 @@ class Commands:
             return StopReply(correlation_id=correlation_id, accepted=False, error=error.code)
         except Exception:
             logger.exception("a stop failed", extra={"action": "command_failed", "correlation_id": correlation_id})
+            self._metrics.count("internal_errors_total", part="commands")
             return StopReply(correlation_id=correlation_id, accepted=False, error="internal")
         return StopReply(correlation_id=correlation_id, accepted=True)

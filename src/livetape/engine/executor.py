@@ -1,8 +1,9 @@
 """Runs one claimed execution: what the planner says, one commit per round.
 
 A round takes everything that happened since the last one, asks the planner what follows, writes it with its events
-in one commit, and only then starts what may start. The state in memory is disposable: whatever goes wrong with a
-commit, the truth is in the store, and another claim builds it anew.
+in one commit, and only then starts what may start. Blocks that are `pure` may start before: what follows from them at
+once is in the same commit (decision 0022). The state in memory is disposable: whatever goes wrong with a commit, the
+truth is in the store, and another claim builds it anew.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from livetape.clock import Clock, IdFactory
-from livetape.engine.block import BlockRegistry
+from livetape.engine.block import Block, BlockRegistry
+from livetape.engine.block_cost import BlockCosts
 from livetape.engine.block_ports import Memory
 from livetape.engine.changes import WAITING, CancelRequested, Changes, Ended, Happening, NodeRun, Suspended, Yielded
 from livetape.engine.graph_plan import GraphPlan
 from livetape.engine.hooks import Hooks
+from livetape.engine.large_values import LargeValues
+from livetape.engine.moderating import refusal
 from livetape.engine.node_task import NodeTask, NodeTools
+from livetape.engine.pins import select_output
 from livetape.engine.planner import Planner, Rules
 from livetape.engine.recording import Recorder, run_of
 from livetape.engine.waiting import MakeChild, Waiting, no_children
-from livetape.errors import LeaseLostError
+from livetape.errors import CommitUnknownError, LeaseLostError
 from livetape.events.executions import ExecutionStatus
 from livetape.observability import Metrics, get_logger
 from livetape.store.executions import ExecutionRow, ExecutionStore, NodeRow
@@ -38,6 +43,17 @@ logger = get_logger(__name__)
 
 UNWRITTEN_OUTPUTS: Final = 256
 """How many outputs of one node execution may wait for their commit before the block has to wait."""
+
+UNWRITTEN_CHARACTERS: Final = 16 * 1024 * 1024
+"""And of how much text."""
+
+AHEAD_ROUNDS: Final = 32
+AHEAD_S: Final = 0.005
+AHEAD_BYTES: Final = 64 * 1024
+"""How much of what follows at once goes into one commit: rounds, seconds, bytes of events."""
+
+AHEAD_TURNS: Final = 3
+"""Turns of the loop in which a block may end at once."""
 
 SOON_S: Final = 1.0
 """An execution does not leave its worker for a timer that is due so soon."""
@@ -77,6 +93,7 @@ class Executor:
         make_child: MakeChild = no_children,
         hooks: Hooks | None = None,
         memory: Memory | None = None,
+        values: LargeValues | None = None,
         seconds_left: float | None = None,
         database_ahead: timedelta = timedelta(0),
     ) -> None:
@@ -87,8 +104,10 @@ class Executor:
         self._metrics = metrics
         self._options = options
         self._hooks = hooks or Hooks()
+        self._values = values
         masks: Mapping[str, Any] | None = None if row.masks is None else from_json(row.masks)
-        self._planner = Planner(plan, options.rules, new_id, masks=masks)
+        select = select_output if values is None else values.select
+        self._planner = Planner(plan, options.rules, new_id, masks=masks, select=select)
         self._waiting = Waiting(row, store, clock, make_child, ahead=database_ahead)
         self._recorder = Recorder(row, self._waiting, ended=self._forget)
         self._tools = NodeTools(
@@ -103,6 +122,7 @@ class Executor:
             files=options.files,
             sleep=sleep,
             memory=memory,
+            values=values,
             safe_mode=options.safe_mode,
         )
         self._inbox: deque[Happening] = deque()
@@ -114,6 +134,7 @@ class Executor:
         self._fenced = False
         self._poked = False
         self._handing_back: str | None = None
+        self._light: dict[str, bool] = {}
 
     # -- from outside, in the loop of `run` ------------------------------------------------------------------
 
@@ -153,36 +174,52 @@ class Executor:
             while True:
                 if changes.parked and await self._parked(changes):
                     return
-                await self._write(changes)
-                if changes.over is not None:
+                changes, following = await self._write(changes)
+                if changes.over is not None or self._is_fenced():
                     return
                 for run in changes.start:
                     self._start(run)
                 if changes.stop:
                     self._stop_running()
-                await self._wait()
-                if self._fenced:
-                    return
-                if self._handing_back is not None:
-                    await self._end_tasks()
-                    await self._store.hand_back(self.row.id, lease_no=self.row.lease_no, reason=self._handing_back)
-                    return
-                changes = self._planner.advance(await self._taken())
+                if following is None:
+                    await self._wait()
+                    if self._fenced:
+                        return
+                    if self._handing_back is not None:
+                        await self._give_back(self._handing_back)
+                        return
+                    following = self._planner.advance(await self._taken())
+                changes = following
         except LeaseLostError:
             logger.warning("lease of %s lost", self.row.id, extra={"action": "lease_lost"})
+        except CommitUnknownError:
+            await self._unsure()
         finally:
             await self._end_tasks()
 
+    def _is_fenced(self) -> bool:
+        return self._fenced
+
+    def _leaves(self) -> bool:
+        """Whether it was told to stop and let go."""
+        return self._fenced or self._handing_back is not None
+
+    async def _give_back(self, reason: str) -> None:
+        await self._end_tasks()
+        await self._store.hand_back(self.row.id, lease_no=self.row.lease_no, reason=reason)
+
+    async def _unsure(self) -> None:
+        """Nobody knows whether a step was written. Whoever claims it next reads what is true, and need not wait for
+        the end of this lease; should the step still be on its way, it finds the lease gone."""
+        logger.warning("a step of %s may be lost: it is begun anew", self.row.id, extra={"action": "commit_unknown"})
+        try:
+            await self._give_back("commit_unknown")
+        except LeaseLostError:
+            logger.info("execution %s needs nobody", self.row.id, extra={"action": "commit_unknown"})
+
     async def _refused(self) -> bool:
         """Ask the moderation, before the first node ever."""
-        judge = self._hooks.moderation
-        if judge is None or self.row.lease_no > 1 or self.row.parent_id is not None:
-            return False
-        try:
-            why = await judge.start(self.row.user_id, self.row.graph_id, from_json(self.row.inputs))
-        except Exception:  # any code may stand there
-            logger.exception("the moderation failed", extra={"action": "moderation_failed"})
-            why = "the moderation cannot be asked"
+        why = await refusal(self._hooks.moderation, self.row, self._store, self._values)
         if why is None:
             return False
         step = self._recorder.refuse(ExecutionStatus.FAILED, "moderation", why, self._clock.now())
@@ -193,10 +230,14 @@ class Executor:
     async def _first(self) -> Changes:
         known = self.row.lease_no > 1 or self.row.forked_from is not None
         nodes = await self._store.nodes(self.row.id) if known else ()
+        inputs = from_json(self.row.inputs)
+        if self._values is not None:
+            masks = {} if self.row.masks is None else from_json(self.row.masks)
+            self._planner.mask(await self._values.defaults(self._planner.plan, inputs, masks))
         if self.row.cancel_requested:
             self.cancel()
         if not nodes:
-            return self._planner.begin(from_json(self.row.inputs))
+            return self._planner.begin(inputs)
         return self._resume(nodes)
 
     def _resume(self, nodes: Sequence[NodeRow]) -> Changes:
@@ -279,11 +320,13 @@ class Executor:
             if isinstance(happening, Yielded):
                 outlet = self._outlets.get(happening.seq)
                 if outlet is not None:
-                    outlet.taken()
+                    outlet.taken(happening.value)
             elif isinstance(happening, Suspended):
                 self._poked = True  # what it waits for may have happened while it still ran
                 self._wake.set()
-        return taken if self._hooks.moderation is None else await self._tools.moderated(taken, self._planner.open)
+        if self._hooks.moderation is not None:
+            taken = await self._tools.moderated(taken, self._planner.open)
+        return taken if self._values is None else await self._values.taken(taken, self._planner.open)
 
     # -- waits -----------------------------------------------------------------------------------------------
 
@@ -303,11 +346,12 @@ class Executor:
 
     # -- blocks ----------------------------------------------------------------------------------------------
 
-    def _start(self, run: NodeRun) -> None:
+    def _start(self, run: NodeRun) -> asyncio.Task[None]:
         outlet = self._outlets[run.seq] = _Outlet(run.seq, self._happened)
         work = NodeTask(run, outlet, self._tools, self._happened)
         task = self._tasks[run.seq] = asyncio.create_task(work.run(), name=f"node {run.id}")
         task.add_done_callback(partial(self._left, run.seq))
+        return task
 
     def _left(self, seq: int, task: asyncio.Task[None]) -> None:
         """A node that was cancelled cannot say so itself: it may not have had its first turn."""
@@ -351,17 +395,71 @@ class Executor:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    async def _write(self, changes: Changes) -> None:
+    async def _write(self, changes: Changes) -> tuple[Changes, Changes | None]:
+        """Commit it with what follows from it at once. Returns what is to be acted upon, and what else has followed
+        and is not written."""
         began = self._clock.monotonic()
         step = self._recorder.step(changes, self._clock.now(), began)
+        ended, size = changes.completed + changes.failed, 0
+        following: Changes | None = None
+        for _ in range(AHEAD_ROUNDS):
+            size += sum(len(event.payload) for event in step.events)
+            if size > AHEAD_BYTES or self._clock.monotonic() > began + AHEAD_S:
+                break
+            following = await self._ahead(changes)
+            if following is None or following.parked:
+                break
+            changes, following = following, None
+            step.follow(self._recorder.step(changes, self._clock.now(), self._clock.monotonic()))
+            ended += changes.completed + changes.failed
+        if self._fenced:
+            return changes, None
+        writing = self._clock.monotonic()
         if step:
             await self._store.commit(step, self.row)
         over = changes.over
         if over is not None:
             self._metrics.count("graph_executions_total", status=over.status.value)
-        ended = changes.completed + changes.failed
         if ended:
-            self._metrics.observe("node_overhead_seconds", (self._clock.monotonic() - began) / ended)
+            self._metrics.observe("node_overhead_seconds", (self._clock.monotonic() - writing) / ended)
+        return changes, following
+
+    async def _ahead(self, changes: Changes) -> Changes | None:
+        """Run what may start before it is written, and say what follows when it ends at once.
+
+        Only blocks of which a second run is no matter: after a loss they run again. Not beside anything that waits.
+        """
+        if not changes.start or changes.over is not None or changes.stop or changes.parked or self._planner.suspended:
+            return None
+        if self._poked or self._leaves() or not all(self._is_light(run) for run in changes.start):
+            return None
+        tasks = [self._start(run) for run in changes.start]
+        changes.start = []
+        for _ in range(AHEAD_TURNS):
+            await asyncio.sleep(0)
+            if all(task.done() for task in tasks):
+                break
+        if not self._inbox or self._leaves():
+            return None
+        self._wake.clear()
+        return self._planner.advance(await self._taken())
+
+    def _is_light(self, run: NodeRun) -> bool:
+        """Whether it may run before the commit that tells of it."""
+        block_id = run.node.block_id
+        known = self._light.get(block_id)
+        if known is None:
+            block = self._blocks.get(block_id)
+            costs = self._hooks.costs
+            free = costs is None or (isinstance(costs, BlockCosts) and not costs.has_payer)
+            known = free and self._hooks.moderation is None and block is not None and _may_run_twice(block)
+            self._light[block_id] = known
+        return known
+
+
+def _may_run_twice(block: Block[Any]) -> bool:
+    """Whether nobody can tell a second run from the first. On the loop only: others seldom end at once."""
+    return block.pure and block.is_async and block.on_interrupt == "rerun" and not block.costs
 
 
 class _Outlet:
@@ -371,17 +469,22 @@ class _Outlet:
         self._seq = seq
         self._happened = happened
         self._waiting = 0
+        self._characters = 0
         self._eased = asyncio.Event()
 
     def give(self, name: str, value: Any) -> None:
         self._waiting += 1
+        if isinstance(value, str):
+            self._characters += len(value)
         self._happened(Yielded(self._seq, name, value))
 
     async def room(self) -> None:
-        while self._waiting >= UNWRITTEN_OUTPUTS:
+        while self._waiting >= UNWRITTEN_OUTPUTS or self._characters >= UNWRITTEN_CHARACTERS:
             self._eased.clear()
             await self._eased.wait()
 
-    def taken(self) -> None:
+    def taken(self, value: Any) -> None:
         self._waiting -= 1
+        if isinstance(value, str):
+            self._characters -= len(value)
         self._eased.set()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic_core import from_json, to_json
 
 from livetape.engine.changes import NodeRun, Over
+from livetape.engine.pointers import whole_size
 from livetape.engine.runner import RunStats
 from livetape.events.executions import ExecutionStats, ExecutionStatus
 from livetape.store.executions import NodeRow
@@ -21,8 +22,8 @@ def add_run(run: NodeRun, stats: RunStats, *, cpu_s: float, cost: int) -> None:
     known: dict[str, Any] = {} if run.stats is None else from_json(run.stats)
     known["walltime"] = round(known.get("walltime", 0.0) + stats.seconds, 6)
     known["cputime"] = round(known.get("cputime", 0.0) + cpu_s, 6)
-    known["input_size"] = len(to_json(run.inputs))
-    known["output_size"] = len(to_json(run.outputs))
+    known["input_size"] = whole_size(to_json(run.inputs))
+    known["output_size"] = whole_size(to_json(run.outputs))
     known["cost"] = known.get("cost", 0) + cost
     known["attempts"] = known.get("attempts", 0) + stats.attempts
     for name, amount in stats.usage.items():

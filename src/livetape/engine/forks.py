@@ -17,7 +17,9 @@ from pydantic_core import from_json, to_json
 from livetape.clock import IdFactory
 from livetape.engine.changes import Changes, Ended, Happening, NodeRun, Yielded
 from livetape.engine.graph_plan import GraphPlan
-from livetape.engine.planner import Planner, Rules
+from livetape.engine.pins import select_output
+from livetape.engine.plain_text import kept_text
+from livetape.engine.planner import Planner, Rules, Select
 from livetape.events.executions import ExecutionStatus
 from livetape.store.executions import NodeRow
 
@@ -34,6 +36,7 @@ def fork_nodes(
     rules: Rules,
     masks: Mapping[str, Mapping[str, Any]] | None = None,
     from_node: str | None = None,
+    select: Select = select_output,
 ) -> list[NodeRow]:
     """The node executions with which the fork begins; empty when there is nothing left to run.
 
@@ -47,7 +50,8 @@ def fork_nodes(
         handled = node.status is ExecutionStatus.FAILED and where is not None and where.handles_error
         if (node.status is ExecutionStatus.COMPLETED or handled) and node.node_id not in again:
             known.setdefault((node.node_id, _canonical(from_json(node.inputs))), deque()).append(node)
-    planner = Planner(plan, replace(rules, parallel_nodes=len(earlier) + len(plan.nodes) + 1), new_id, masks=masks)
+    everything = replace(rules, parallel_nodes=len(earlier) + len(plan.nodes) + 1)
+    planner = Planner(plan, everything, new_id, masks=masks, select=select)
     rows: dict[int, NodeRow] = {}
     runs: dict[int, NodeRun] = {}
     changes = planner.begin(inputs)
@@ -105,7 +109,7 @@ def _row(run: NodeRun, taken: NodeRow | None, now: datetime) -> NodeRow:
         status=status,
         status_reason=run.status_reason,
         inputs=to_json(run.inputs),
-        output_name=None if output_name is None else str(run.inputs.get("name", output_name)),
+        output_name=None if output_name is None else kept_text(str(run.inputs.get("name", output_name))),
         add_time=now,
         queue_time=None if status is ExecutionStatus.INCOMPLETE else now,
         start_time=None,

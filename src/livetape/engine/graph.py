@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from livetape.engine.plain_text import Text
+
 MAX_NODES = 2_000
 MAX_LINKS = 10_000
 
-Id = Annotated[str, Field(min_length=1, max_length=200)]
+Id = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class Link(BaseModel):
@@ -25,7 +27,7 @@ class Link(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str = ""
+    id: Text = ""
     source_id: Id
     sink_id: Id
     source_name: Id
@@ -49,14 +51,14 @@ class Graph(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str = ""
+    id: Text = ""
     version: int = 1
     is_active: bool = True
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    description: str = ""
-    instructions: str | None = None
-    recommended_schedule_cron: str | None = None
-    forked_from_id: str | None = None
+    name: Annotated[Text, Field(min_length=1, max_length=200)]
+    description: Text = ""
+    instructions: Text | None = None
+    recommended_schedule_cron: Text | None = None
+    forked_from_id: Text | None = None
     forked_from_version: int | None = None
     nodes: list[Node] = Field(default_factory=list, max_length=MAX_NODES)
     links: list[Link] = Field(default_factory=list, max_length=MAX_LINKS)

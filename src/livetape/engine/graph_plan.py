@@ -73,6 +73,11 @@ class GraphPlan:
             if static:
                 sink.static_pins |= {link.sink_name}
 
+    def sources_of(self, node_id: str) -> list[str]:
+        """The output pins that the links of a node come from; none for a node that is not of this graph."""
+        node = self.nodes.get(node_id)
+        return [] if node is None else [link.source_name for link in node.links]
+
     def downstream(self, node_id: str) -> frozenset[str]:
         """Everything that can be reached from this node, itself only when a loop leads back."""
         reached: set[str] = set()

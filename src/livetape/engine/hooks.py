@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from livetape.engine.block import Block
 from livetape.engine.runner import RunStats
+from livetape.observability import ErrorReporter, NoReporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,18 @@ class NodeIdentity:
     block_id: str
     block: str
 
+    def tags(self) -> dict[str, str]:
+        """All of it by name, as reports of errors have it."""
+        return {
+            "user_id": self.user_id,
+            "graph_id": self.graph_id,
+            "graph_exec_id": self.graph_exec_id,
+            "node_id": self.node_id,
+            "node_exec_id": self.node_exec_id,
+            "block_id": self.block_id,
+            "block": self.block,
+        }
+
 
 class Moderation(Protocol):
     """Says what may not be run or told. A reason refuses: the execution, or the node that gave the output, is FAILED
@@ -34,13 +46,6 @@ class Moderation(Protocol):
         """Before an output is recorded and followed."""
 
 
-class ErrorReporter(Protocol):
-    """Adds to reports of errors whose node it was."""
-
-    def scope(self, who: NodeIdentity) -> AbstractContextManager[Any]:
-        """Entered around one run of a node, in its task; what it set is undone when it is left."""
-
-
 class Costs(Protocol):
     """Takes the price of runs, in cents."""
 
@@ -50,11 +55,6 @@ class Costs(Protocol):
 
     async def after(self, who: NodeIdentity, block: Block[Any], inputs: dict[str, Any], stats: RunStats) -> int:
         """After a run that completed: what was taken."""
-
-
-class NoReporter:
-    def scope(self, who: NodeIdentity) -> AbstractContextManager[Any]:
-        return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from livetape.clock import Clock
 from livetape.engine.executor import Executor
 from livetape.errors import LivetapeError
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 from livetape.store.executions import Renewal
 
 logger = get_logger(__name__)
@@ -126,10 +126,13 @@ class Leases:
 class Renewer:
     """The thread that renews. `start` and `stop` from the event loop."""
 
-    def __init__(self, leases: Leases, times: LeaseTimes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, leases: Leases, times: LeaseTimes, loop: asyncio.AbstractEventLoop, *, metrics: Metrics | None = None
+    ) -> None:
         self._leases = leases
         self._times = times
         self._loop = loop
+        self._metrics = metrics or NoMetrics()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="livetape-lease-renewer", daemon=True)
 
@@ -145,11 +148,12 @@ class Renewer:
             pause_s = self._times.renew_s
             try:
                 self._leases.renew(self._loop)
-            except RuntimeError:
-                return  # the loop is closed
             except LivetapeError as error:
                 logger.warning("leases cannot be renewed: %s", error, extra={"action": "renew_retry"})
                 pause_s = self._times.retry_s
             except Exception:  # the thread must live: without it every lease is lost
+                if self._loop.is_closed():
+                    return
                 logger.exception("leases cannot be renewed", extra={"action": "renew_failed"})
+                self._metrics.count("internal_errors_total", part="leases")
                 pause_s = self._times.retry_s

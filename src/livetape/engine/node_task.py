@@ -10,21 +10,21 @@ from typing import Any, Final
 
 from livetape.clock import Clock
 from livetape.engine.block import Block, BlockContext, BlockRegistry
-from livetape.engine.block_ports import Memory
+from livetape.engine.block_ports import Memory, Wait
 from livetape.engine.block_services import ABSENT
 from livetape.engine.changes import CancelRequested, Ended, Happening, NodeRun, Suspended, Yielded
 from livetape.engine.cpu_time import CpuTime
 from livetape.engine.durable_waits import DurableWaits
 from livetape.engine.figures import add_run
 from livetape.engine.hooks import Hooks, NodeIdentity
+from livetape.engine.large_values import LargeValues
+from livetape.engine.moderating import answer_of
 from livetape.engine.runner import Attempt, Failure, Outcome, Outlet, run_to_end
 from livetape.engine.waiting import Waiting
 from livetape.errors import LimitError, LivetapeError, StoreUnavailableError
 from livetape.events.executions import ExecutionStatus
-from livetape.observability import Metrics, get_logger
+from livetape.observability import Metrics
 from livetape.store.executions import ExecutionRow, ExecutionStore
-
-logger = get_logger(__name__)
 
 EFFECT_PAUSES_S: Final = (0.1, 0.5, 2.0)
 """Pauses before a transaction of a block is tried again when the database cannot be reached."""
@@ -47,6 +47,7 @@ class NodeTools:
     files: Path
     sleep: Callable[[float], Awaitable[None]]
     memory: Memory | None
+    values: LargeValues | None
     safe_mode: bool
 
     def identity(self, run: NodeRun) -> NodeIdentity:
@@ -76,11 +77,7 @@ class NodeTools:
             if not isinstance(happening, Yielded) or run is None or happening.name == "error":
                 passed.append(happening)
                 continue
-            try:
-                why = await judge.output(self.identity(run), happening.name, happening.value)
-            except Exception:  # any code may stand there
-                logger.exception("the moderation failed", extra={"action": "moderation_failed"})
-                why = "the moderation cannot be asked"
+            why = await answer_of(judge.output(self.identity(run), happening.name, happening.value))
             if why is None:
                 passed.append(happening)
             else:
@@ -109,7 +106,7 @@ class NodeTask:
             self._happened(Ended(run.seq, ExecutionStatus.TERMINATED, None, "dry_run"))
             return
         who = tools.identity(run)
-        with tools.hooks.reporter.scope(who):
+        with tools.hooks.reporter.scope(who.tags()):
             try:
                 await self._run_block(block, who)
             except LivetapeError as error:
@@ -118,10 +115,14 @@ class NodeTask:
 
     async def _run_block(self, block: Block[Any], who: NodeIdentity) -> None:
         run, tools = self._run, self._tools
+        inputs: dict[str, Any] = run.inputs if tools.values is None else await tools.values.whole(run.inputs)
+        kept = tools.waiting.of_block(run)
+        if tools.values is not None:
+            kept = await tools.values.answers(kept)
         costs = tools.hooks.costs
         if costs is not None:
             try:
-                await costs.before(who, block, run.inputs)
+                await costs.before(who, block, inputs)
             except LimitError as error:
                 self._failed(Failure(error.message, "insufficient_credits"))
                 said = CancelRequested("insufficient_credits", ExecutionStatus.FAILED, error.message)
@@ -129,11 +130,11 @@ class NodeTask:
                 return
         cpu = CpuTime()
         threads = cpu.pool(tools.threads)
-        working = run_to_end(block, run.inputs, self._context(), self._outlet, threads, tried=self._tried)
+        working = run_to_end(block, inputs, self._context(kept), self._outlet, threads, tried=self._tried)
         outcome = await cpu.of(working)
         cost = 0
         if costs is not None and outcome.failure is None and not outcome.waits:
-            cost = await costs.after(who, block, run.inputs, outcome.stats)
+            cost = await costs.after(who, block, inputs, outcome.stats)
         run.attempt = max(run.attempt, outcome.stats.attempts)
         add_run(run, outcome.stats, cpu_s=cpu.seconds, cost=cost)
         await self._ended(block, outcome)
@@ -166,11 +167,9 @@ class NodeTask:
     def _tried(self, attempt: Attempt) -> None:
         self._run.attempt = attempt.number + 1
 
-    def _context(self) -> BlockContext:
+    def _context(self, kept: Sequence[Wait]) -> BlockContext:
         run, tools = self._run, self._tools
-        waits = DurableWaits(
-            tools.waiting.of_block(run), clock=tools.clock, sleep=tools.sleep, auto_approve=not tools.safe_mode
-        )
+        waits = DurableWaits(kept, clock=tools.clock, sleep=tools.sleep, auto_approve=not tools.safe_mode)
         return BlockContext(
             user_id=tools.row.user_id,
             graph_id=tools.row.graph_id,

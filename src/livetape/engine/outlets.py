@@ -112,11 +112,15 @@ class LiveMessages:
 
 
 class BusOutlet(Outlet):
-    """The log of the store is the log that is read: all that is left to do is to publish."""
+    """The log of the store is the log that is read: all that is left to do is to publish.
 
-    def __init__(self, bus: Bus, messages: LiveMessages) -> None:
+    `tapes_at_once`: more than one where graph events that are appended together share a commit at a server.
+    """
+
+    def __init__(self, bus: Bus, messages: LiveMessages, *, tapes_at_once: int = 1) -> None:
         self._bus = bus
         self._messages = messages
+        self.tapes_at_once = tapes_at_once
 
     async def send(self, committed: Committed, first: int, events: Sequence[NewEvent]) -> int:
         sent = 0

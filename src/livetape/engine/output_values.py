@@ -11,7 +11,7 @@ from livetape.engine.block import PinValue
 from livetape.errors import BlockExecutionError, CodecError
 from livetape.events.codec import encode_payload
 
-MAX_OUTPUT: Final = 16 * 1024 * 1024
+MAX_OUTPUT: Final = 50 * 1024 * 1024
 """Bytes of JSON that one output may have."""
 
 MAX_MESSAGE: Final = 10_000
@@ -26,6 +26,8 @@ def checked_output(name: Any, value: Any) -> PinValue:
     """
     if not isinstance(name, str) or not name:
         raise BlockExecutionError("an output needs a pin name")
+    if "\0" in name:
+        raise BlockExecutionError("a pin name has a zero character")
     if name == "error":
         raise BlockExecutionError(str(value))
     return name, as_json(value)

@@ -145,6 +145,10 @@ class Planner:
         """Tell, before `resume`, of a node that failed unhandled before the interruption."""
         self._note_failure(node_id, error)
 
+    def mask(self, masks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Inputs by node that go before all others, in place of those given before. Before `begin` or `resume`."""
+        self._masks = masks
+
     # -- going on --------------------------------------------------------------------------------------------
 
     def advance(self, happenings: Iterable[Happening]) -> Changes:

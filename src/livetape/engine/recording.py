@@ -11,6 +11,7 @@ from pydantic_core import from_json, to_json
 
 from livetape.engine.changes import WAITING, Changes, NodeRun, Output, Over
 from livetape.engine.figures import Figures
+from livetape.engine.plain_text import kept_text
 from livetape.engine.snapshots import Snapshots
 from livetape.engine.waiting import Waiting
 from livetape.events.executions import ExecutionStatus
@@ -115,7 +116,7 @@ class Recorder:
             self._ended(run.seq)
             if run.node.output_name is not None and run.status is ExecutionStatus.COMPLETED:
                 assert run.queue_time is not None
-                name = str(run.inputs.get("name", run.node.output_name))
+                name = kept_text(str(run.inputs.get("name", run.node.output_name)))
                 self._given.append((run.queue_time, run.seq, name, run.inputs.get("value")))
 
     def _output(self, item: Output) -> NewEvent:
@@ -187,7 +188,7 @@ def _node_row(run: NodeRun) -> NodeRow:
         status=run.status,
         status_reason=run.status_reason,
         inputs=to_json(run.inputs),
-        output_name=None if output_name is None else str(run.inputs.get("name", output_name)),
+        output_name=None if output_name is None else kept_text(str(run.inputs.get("name", output_name))),
         add_time=run.add_time,
         queue_time=run.queue_time,
         start_time=run.start_time,

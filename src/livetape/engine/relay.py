@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -82,12 +83,24 @@ class Relay:
         """How many tapes have events that are not out yet, as far as is known."""
         return sum(1 for track in self._tracks.values() if track.waiting or track.stuck)
 
-    def relayed(self, tape: str, number: int) -> int:
-        """Of the events of a tape up to this number: up to which they are out."""
-        track = self._tracks.get(tape)
-        if track is None:
-            return number
-        return 0 if track.unsure else min(number, track.next - 1)
+    async def relayed(self, upto: Mapping[str, int]) -> dict[str, int]:
+        """Of the events of each of these tapes up to a number: up to which they are certainly out.
+
+        Of a tape that others write to as well, they may be further than they have noted.
+        """
+        sent: dict[str, int] = {}
+        unknown: list[str] = []
+        for tape, number in upto.items():
+            track = self._tracks.get(tape)
+            is_known = track is not None and not track.unsure
+            known = track.next - 1 if track is not None and is_known else self._published.get(tape, 0)
+            sent[tape] = min(number, known)
+            if known < number and (self._shared or track is None):
+                unknown.append(tape)
+        noted = await self._store.published_all(unknown) if unknown else {}
+        for tape in unknown:
+            sent[tape] = min(upto[tape], max(sent[tape], noted.get(tape, 0)))
+        return sent
 
     def offer(self, committed: Committed) -> None:
         """A commit of this process wrote these events."""
@@ -145,8 +158,8 @@ class Relay:
                     if self._outlet.tapes_at_once == 1:
                         await self._turn(track)
                     else:
+                        track.busy = True  # before it waits: what is offered meanwhile must not get a second turn
                         await room.acquire()
-                        track.busy = True
                         turn = tasks.create_task(self._turn(track), name="relay turn")
                         turn.add_done_callback(lambda _: room.release())
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from livetape.clock import Clock, IdFactory, new_epoch
+from livetape.engine.blobs import Place
 from livetape.engine.block import BlockRegistry, BlockType
 from livetape.engine.forks import fork_nodes
 from livetape.engine.graph import Graph
 from livetape.engine.graph_plan import GraphPlan
+from livetape.engine.large_values import Keeping, LargeValues, referenced
 from livetape.engine.library import graph_of
+from livetape.engine.pins import select_output
 from livetape.engine.planner import Rules
 from livetape.engine.start_options import StartOptions
 from livetape.engine.validation import check_runnable
@@ -32,8 +35,8 @@ from livetape.store.execution_events import execution_outputs, group_outputs
 from livetape.store.executions import Committed, ExecutionRow, ExecutionStore, IdempotencyKey, NewExecution, NodeRow
 from livetape.store.graphs import GraphStore
 
-Relayed: TypeAlias = Callable[[str, int], int]
-"""Of the events of a tape up to a number: up to which number others can read them."""
+Relayed: TypeAlias = Callable[[Mapping[str, int]], Awaitable[Mapping[str, int]]]
+"""Of the events of tapes, each up to a number: up to which number others can read them."""
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 
@@ -82,6 +85,7 @@ class Executions:
         max_input_bytes: int = MAX_INPUT_BYTES,
         queue_seconds: float | None = None,
         rules: Rules | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self._store = store
         self._graphs = graphs
@@ -95,6 +99,7 @@ class Executions:
         self._max_input_bytes = max_input_bytes
         self._queue_seconds = queue_seconds
         self._rules = rules or Rules()
+        self._keeping = keeping
 
     async def start(
         self,
@@ -114,13 +119,21 @@ class Executions:
             GraphValidationError: it cannot run with these inputs; nothing was written.
             ConflictError: the idempotency key was used with another request.
             LimitError: the inputs are too large.
+            BlobError: they cannot be kept.
         """
         options = options or StartOptions()
         stored = await self._graphs.get(user_id, graph_id, version)
-        body, masks = self._json(inputs), self._json(options.masks) if options.masks else None
+        self._check_size(inputs, options.masks)
         check_runnable(graph_of(stored), self._blocks, inputs, options.masks)
-        new = self._new(user_id, graph_id, stored.version, body)
-        new = replace(new, priority=options.priority, dry_run=options.dry_run, masks=masks)
+        new = self._new(user_id, graph_id, stored.version)
+        values = None if self._keeping is None else self._keeping.of(user_id, new.id)
+        new = replace(
+            new,
+            inputs=to_json(inputs if values is None else await values.moved(inputs)),
+            priority=options.priority,
+            dry_run=options.dry_run,
+            masks=await _masks(options.masks, values),
+        )
         return await self._start(new, idempotency_key, request_hash)
 
     async def trigger(
@@ -174,7 +187,9 @@ class Executions:
         """
         row = await self._get(user_id, graph_exec_id, graph_id)
         await self._runnable(row)
-        return await self._start(self._again(row), idempotency_key, request_hash)
+        new = self._again(row)
+        await self._take_over(row, new)
+        return await self._start(new, idempotency_key, request_hash)
 
     async def retry(
         self,
@@ -202,37 +217,61 @@ class Executions:
         plan = GraphPlan(graph, self._blocks)
         if from_node is not None and from_node not in plan.nodes:
             raise NotFoundError(f"Node #{from_node} not found.")
+        new, earlier = self._again(row), await self._store.nodes(row.id)
+        inputs = from_json(row.inputs)
+        masks = {} if row.masks is None else from_json(row.masks)
+        values = await self._take_over(row, new, earlier)
+        if values is not None:
+            masks = await values.defaults(plan, inputs, masks)
+            await values.prepare_stored(earlier, plan.sources_of)
         nodes = fork_nodes(
             plan,
-            from_json(row.inputs),
-            await self._store.nodes(row.id),
+            inputs,
+            earlier,
             now=self._clock.now(),
             new_id=self._new_id,
             rules=self._rules,
-            masks=None if row.masks is None else from_json(row.masks),
+            masks=masks,
+            select=select_output if values is None else values.select,
             from_node=from_node,
         )
         if not nodes:
             raise ConflictError("nothing of this execution is left to run", status=row.status.value)
-        return await self._start(replace(self._again(row), nodes=nodes), idempotency_key, request_hash)
+        return await self._start(replace(new, nodes=nodes), idempotency_key, request_hash)
 
     async def _runnable(self, row: ExecutionRow) -> Graph:
         graph = graph_of(await self._graphs.get(row.user_id, row.graph_id, row.graph_version))
+        inputs = from_json(row.inputs)
         masks = None if row.masks is None else from_json(row.masks)
-        check_runnable(graph, self._blocks, from_json(row.inputs), masks)
+        if self._keeping is not None:
+            values = self._keeping.of(row.user_id, row.id)
+            inputs = await values.whole(inputs)
+            masks = None if masks is None else {node: await values.whole(pins) for node, pins in masks.items()}
+        check_runnable(graph, self._blocks, inputs, masks)
         return graph
 
-    def _again(self, row: ExecutionRow) -> NewExecution:
-        new = self._new(row.user_id, row.graph_id, row.graph_version, row.inputs)
-        return replace(new, priority=row.priority, dry_run=row.dry_run, masks=row.masks, forked_from=row.id)
+    async def _take_over(
+        self, row: ExecutionRow, new: NewExecution, nodes: Sequence[NodeRow] = ()
+    ) -> LargeValues | None:
+        """Give the new execution the large values of an earlier one."""
+        if self._keeping is None:
+            return None
+        await self._keeping.take_over(Place(row.user_id, row.id), Place(new.user_id, new.id), referenced(row, nodes))
+        return self._keeping.of(new.user_id, new.id)
 
-    def _new(self, user_id: str, graph_id: str, version: int, inputs: bytes) -> NewExecution:
+    def _again(self, row: ExecutionRow) -> NewExecution:
+        new = self._new(row.user_id, row.graph_id, row.graph_version)
+        return replace(
+            new, inputs=row.inputs, priority=row.priority, dry_run=row.dry_run, masks=row.masks, forked_from=row.id
+        )
+
+    def _new(self, user_id: str, graph_id: str, version: int) -> NewExecution:
         return NewExecution(
             id=self._new_id(),
             user_id=user_id,
             graph_id=graph_id,
             graph_version=version,
-            inputs=inputs,
+            inputs=b"{}",
             created_at=self._clock.now(),
             epoch=new_epoch(),
             queue_seconds=self._queue_seconds,
@@ -242,6 +281,8 @@ class Executions:
         key = None if idempotency_key is None else IdempotencyKey(idempotency_key, request_hash)
         row, replayed = await self._store.start(new, idempotency=key)
         if replayed:
+            if self._keeping is not None:
+                await self._keeping.forget(new.user_id, new.id)
             # One key, one answer: what the first request was told, however far the execution has come since.
             row = replace(
                 row, status=ExecutionStatus.QUEUED, status_reason=None, started_at=None, ended_at=None, stats=b"{}"
@@ -250,14 +291,14 @@ class Executions:
             await self._announce(_new_tape(row))
         return Started(_meta(row), Position(row.epoch, 0), replayed)
 
-    def _json(self, inputs: Mapping[str, Any]) -> bytes:
-        try:
-            body = to_json(inputs)
-        except (PydanticSerializationError, ValueError) as error:
-            raise GraphValidationError(f"the inputs are not JSON: {error}") from error
-        if len(body) > self._max_input_bytes:
-            raise LimitError(f"inputs of {len(body)} bytes; at most {self._max_input_bytes} are taken inline")
-        return body
+    def _check_size(self, inputs: Mapping[str, Any], masks: Mapping[str, Any]) -> None:
+        for given in (inputs, masks):
+            try:
+                size = len(to_json(given))
+            except (PydanticSerializationError, ValueError) as error:
+                raise GraphValidationError(f"the inputs are not JSON: {error}") from error
+            if size > self._max_input_bytes:
+                raise LimitError(f"inputs of {size} bytes; at most {self._max_input_bytes} are taken inline")
 
     def _receives(self, block_id: str) -> bool:
         block = self._blocks.get(block_id)
@@ -270,15 +311,29 @@ class Executions:
         nodes = await self._store.nodes(row.id)
         if tape is None:
             raise LogError(f"the tape of execution {graph_exec_id} is gone")
-        stream = Position(tape.epoch, self._told(row, tape.offset))
+        told = await self._told({row.id: tape.offset})
+        stream = Position(tape.epoch, told[row.id])
         return Snapshot(_execution(row, nodes), [_node(row, node) for node in _in_order(nodes)], stream)
+
+    async def blob(self, user_id: str, graph_exec_id: str, sha256: str) -> bytes:
+        """The JSON of a large value, to which a pointer with this hash leads.
+
+        Raises:
+            NotFoundError: no such execution of this user, or no such value of it.
+            BlobError: it is damaged, or cannot be read now.
+        """
+        row = await self._get(user_id, graph_exec_id, None)
+        if self._keeping is None:
+            raise NotFoundError(f"there is no blob {sha256}")
+        return await self._keeping.blobs.get(Place(user_id, row.id), sha256)
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25
     ) -> tuple[list[tuple[GraphExecutionMeta, Position]], int]:
         """One page, newest first, each with the position on its tape as of that state; and how many there are."""
         rows, total = await self._store.list(user_id, graph_id=graph_id, limit=page_size, offset=(page - 1) * page_size)
-        return [(_meta(row), Position(row.epoch, self._told(row, number))) for row, number in rows], total
+        told = await self._told({row.id: number for row, number in rows})
+        return [(_meta(row), Position(row.epoch, told[row.id])) for row, _ in rows], total
 
     async def stop(
         self, user_id: str, graph_exec_id: str, *, graph_id: str | None = None, wait: float = 0
@@ -308,14 +363,26 @@ class Executions:
         if not meta.status.is_terminal:
             raise TimeoutError(f"execution {graph_exec_id} is still {meta.status.value} after {wait_timeout:g} s")
 
-    def _told(self, row: ExecutionRow, number: int) -> int:
-        return number if self._relayed is None else self._relayed(execution_tape(row.id), number)
+    async def _told(self, numbers: Mapping[str, int]) -> Mapping[str, int]:
+        """The numbers of these executions that others can read too."""
+        if self._relayed is None:
+            return numbers
+        relayed = await self._relayed({execution_tape(name): number for name, number in numbers.items()})
+        return {name: relayed[execution_tape(name)] for name in numbers}
 
     async def _get(self, user_id: str, graph_exec_id: str, graph_id: str | None) -> ExecutionRow:
         row = await self._store.get(graph_exec_id, user_id=user_id)
         if graph_id is not None and row.graph_id != graph_id:
             raise NotFoundError(f"Graph execution #{graph_exec_id} not found.")
         return row
+
+
+async def _masks(masks: Mapping[str, Mapping[str, Any]], values: LargeValues | None) -> bytes | None:
+    if not masks:
+        return None
+    if values is None:
+        return to_json(masks)
+    return to_json({node_id: await values.moved(pins) for node_id, pins in masks.items()})
 
 
 def _new_tape(row: ExecutionRow) -> Committed:

@@ -14,6 +14,7 @@ from livetape.clock import Clock
 from livetape.engine.block_ports import ChildResult, ReviewAnswer, Wait
 from livetape.engine.changes import Ended, Happening, NodeRun, Resumed
 from livetape.engine.durable_waits import waits_from_json, waits_to_json
+from livetape.engine.plain_text import kept_text
 from livetape.errors import BlockExecutionError
 from livetape.events.executions import ExecutionStatus
 from livetape.store.executions import ExecutionRow, ExecutionStore, NewExecution
@@ -201,6 +202,6 @@ def _review(run: NodeRun, review_id: str, wait: Wait) -> NewReview:
         node_exec_id=run.id,
         number=wait.number,
         payload=to_json(wait.request.get("data")),
-        instructions=str(wait.request.get("name", "")),
+        instructions=kept_text(str(wait.request.get("name", ""))),
         editable=bool(wait.request.get("editable", True)),
     )

@@ -20,9 +20,10 @@ from livetape.engine.executor import Executor, ExecutorOptions
 from livetape.engine.graph import Graph
 from livetape.engine.graph_plan import GraphPlan
 from livetape.engine.hooks import Hooks
+from livetape.engine.large_values import Keeping
 from livetape.engine.leases import Leases, LeaseTimes, Renewer
 from livetape.engine.queue import Delivery, Queue
-from livetape.errors import LivetapeError, StoreUnavailableError
+from livetape.errors import LivetapeError, NotFoundError, StoreUnavailableError
 from livetape.events.executions import ExecutionStats, ExecutionStatus
 from livetape.observability import Metrics, get_logger
 from livetape.store.execution_events import graph_event
@@ -76,6 +77,7 @@ class Worker:
         sole: bool = False,
         hooks: Hooks | None = None,
         memory: Memory | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.name = name
         self._queue = queue
@@ -89,7 +91,8 @@ class Worker:
         self._sole = sole
         self._hooks = hooks or Hooks()
         self._memory = memory
-        self._make_child = ChildMaker(graphs, blocks, clock=clock, max_depth=options.max_depth)
+        self._keeping = keeping
+        self._make_child = ChildMaker(graphs, blocks, clock=clock, max_depth=options.max_depth, keeping=keeping)
         self._plans: OrderedDict[tuple[str, int], GraphPlan] = OrderedDict()
         self._times = LeaseTimes(options.lease_s, options.renew_s, options.silence_s)
         self._leases = Leases(self._times, clock, lambda held: store.renew(name, held, options.lease_s))
@@ -106,7 +109,7 @@ class Worker:
             for execution_id in await self._store.recover(expired_before=None):
                 logger.info("execution %s was interrupted: queued again", execution_id, extra={"action": "recovered"})
         self._leases.tick()
-        renewer = Renewer(self._leases, self._times, asyncio.get_running_loop())
+        renewer = Renewer(self._leases, self._times, asyncio.get_running_loop(), metrics=self._metrics)
         renewer.start()
         runs: set[asyncio.Task[None]] = set()
         beside = [
@@ -210,12 +213,24 @@ class Worker:
                 self._pause(True)
                 await self._settle(self._queue.nack(delivery, delay_s=options.sweep_s))
                 return None
+            if row is None and await self._is_due(execution_id):
+                await self._settle(self._queue.nack(delivery, delay_s=options.sweep_s))
+                return None
         except LivetapeError as error:
             if error.retryable:
                 await self._settle(self._queue.nack(delivery, delay_s=RETRY_S))
             raise
         await self._settle(self._queue.ack(delivery))
         return row
+
+    async def _is_due(self, execution_id: str) -> bool:
+        """Whether it could be claimed now and not a moment ago: the pause that the claim met is over."""
+        try:
+            row = await self._store.get(execution_id)
+        except NotFoundError:
+            return False
+        due = row.due_at is None or row.due_at <= self._clock.now()
+        return row.status is ExecutionStatus.QUEUED and row.held is None and due
 
     async def _settle(self, telling: Coroutine[Any, Any, None]) -> None:
         """A queue that cannot be told brings the doorbell again, and nothing is due then."""
@@ -251,6 +266,7 @@ class Worker:
             make_child=self._make_child,
             hooks=self._hooks,
             memory=self._memory,
+            values=None if self._keeping is None else self._keeping.of(row.user_id, row.id),
             seconds_left=self._seconds_left(row),
             database_ahead=self._database_ahead(row),
         )
@@ -304,7 +320,11 @@ class Worker:
     async def _tick_forever(self) -> None:
         pause_s = min(TICK_S, self._options.lease_s / 10)
         while True:
-            self._leases.tick()
+            try:
+                self._leases.tick()
+            except Exception:  # without it no lease is given up in time
+                logger.exception("leases cannot be watched", extra={"action": "lease_watch_failed"})
+                self._metrics.count("internal_errors_total", part="leases")
             await asyncio.sleep(pause_s)
 
     async def _sweep_forever(self) -> None:
@@ -316,6 +336,7 @@ class Worker:
                 logger.warning("executions cannot be swept: %s", error, extra={"action": "sweep_retry"})
             except Exception:  # a sweep that ends for good would leave everything to lie
                 logger.exception("executions cannot be swept", extra={"action": "sweep_failed"})
+                self._metrics.count("internal_errors_total", part="sweep")
 
     async def _sweep(self) -> None:
         swept = await self._store.sweep(grace_seconds=self._options.executor.cancel_grace_s + self._options.lease_s)

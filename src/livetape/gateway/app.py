@@ -108,7 +108,7 @@ class Gateway:
         """With the channel of its user's notifications."""
         self._sockets: Counter[str] = Counter()
         self.warden = Warden(self._connections.keys, self._streams, self._doorkeeper, self._old_clients, sleep=sleep)
-        self._control = ControlListener(bus, self.warden.follow, sleep=sleep)
+        self._control = ControlListener(bus, self.warden.follow, sleep=sleep, metrics=metrics)
         self._draining = False
         self._services = Services(
             subscriptions=self._streams.subscriptions,

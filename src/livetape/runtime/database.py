@@ -24,6 +24,9 @@ START_S: Final = 20.0
 """A server that is not there yet is waited for at the start."""
 
 _RETRY_S: Final = 1.0
+URGENT_SHARE: Final = 4 / 15
+"""Of a lease: a renewal that hangs is given up after it, so that there is time for two more."""
+
 NOTICED_POLL_S: Final = 5.0
 """Processes that are told of doorbells look so often all the same."""
 
@@ -62,7 +65,7 @@ async def open_ports(stack: AsyncExitStack, settings: Settings, clock: Clock) ->
         StoreError: it cannot be reached, is damaged, or was made by a newer version.
     """
     if settings.postgres_url is not None:
-        return await _postgres(stack, settings.postgres_url)
+        return await _postgres(stack, settings.postgres_url, urgent_s=settings.engine.lease_seconds * URGENT_SHARE)
     from livetape.adapters.sqlite.ephemeral import SqliteEphemeral
     from livetape.adapters.sqlite.log import SqliteEventLog
 
@@ -76,12 +79,12 @@ async def open_ports(stack: AsyncExitStack, settings: Settings, clock: Clock) ->
     )
 
 
-async def _postgres(stack: AsyncExitStack, url: str) -> DatabasePorts:
+async def _postgres(stack: AsyncExitStack, url: str, *, urgent_s: float) -> DatabasePorts:
     try:
         from livetape.adapters.sql.ephemeral import SqlEphemeral
         from livetape.adapters.sql.log import SqlEventLog
         from livetape.adapters.sql.notices import DOORBELL
-        from livetape.adapters.sql.postgres.database import PostgresDatabase
+        from livetape.adapters.sql.postgres.database import PostgresDatabase, PostgresOptions
         from livetape.adapters.sql.postgres.hints import PostgresCancelHints
         from livetape.adapters.sql.postgres.notices import Notices
         from livetape.adapters.sql.postgres.upgrade import upgrade
@@ -93,7 +96,7 @@ async def _postgres(stack: AsyncExitStack, url: str) -> DatabasePorts:
             fix="pip install 'livetape[postgres]'",
         ) from error
     await _when_there(lambda: upgrade(url))
-    database = PostgresDatabase(url)
+    database = PostgresDatabase(url, options=PostgresOptions(urgent_s=urgent_s))
     stack.push_async_callback(database.close)
     notices = Notices(url)
     hints = PostgresCancelHints(database, notices)

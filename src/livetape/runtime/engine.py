@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import os
-import secrets
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +17,7 @@ from livetape.adapters.sql.relay import SqlTapeRelayStore
 from livetape.auth import DEFAULT_USER_ID
 from livetape.clock import Clock, IdFactory, IdPool, SystemClock
 from livetape.engine.announce import Announcer
+from livetape.engine.blob_sweep import BlobSweep
 from livetape.engine.block import Block, BlockRegistry
 from livetape.engine.blocks import builtin_blocks, installed_blocks
 from livetape.engine.blocks.options import BlockOptions, ModelOptions, RequestOptions
@@ -35,15 +32,20 @@ from livetape.engine.relay import Relay
 from livetape.engine.reviewing import Reviews
 from livetape.engine.submit import Executions
 from livetape.engine.worker import Worker, WorkerOptions
-from livetape.errors import ConfigError
+from livetape.errors import LogError
 from livetape.events.bus import Bus
 from livetape.events.jobs import Jobs
 from livetape.events.log import EventLog
 from livetape.examples import example_files, example_graphs
+from livetape.observability import ErrorReporter, NoReporter
+from livetape.runtime.blobs import is_shared, open_blobs
 from livetape.runtime.database import open_ports
 from livetape.runtime.folder import lock, make_folders
 from livetape.runtime.hinting import Hinting
-from livetape.runtime.ports import EventPorts, embedded_ports, link_check, redis_ports, shared_ephemeral
+from livetape.runtime.hooks import open_hooks
+from livetape.runtime.named import named_function
+from livetape.runtime.ports import EventPorts, embedded_ports, link_check, missing_log, redis_ports, shared_ephemeral
+from livetape.runtime.process_name import process_name
 from livetape.runtime.queue_ports import open_queue
 from livetape.runtime.service import service
 from livetape.settings import Settings
@@ -81,6 +83,17 @@ class Engine:
 
     checks: dict[str, Callable[[], bool]] = field(default_factory=dict)
 
+    async def missing(self) -> list[str]:
+        """What is not up now, by name: nothing when this process can serve."""
+        down = [name for name, is_up in self.checks.items() if not is_up()]
+        try:
+            await self.tapes.describe("readiness")  # any read that touches the database
+        except LogError:
+            down.append("database")
+        if self.shared_log is not None:
+            down += await missing_log(self.shared_log)
+        return down
+
 
 @asynccontextmanager
 async def open_engine(
@@ -91,11 +104,14 @@ async def open_engine(
     extra_blocks: tuple[Block[Any], ...] = (),
     works: bool = True,
     name: str | None = None,
+    label: str | None = None,
+    reporter: ErrorReporter | None = None,
 ) -> AsyncIterator[Engine]:
     """The engine on the data folder and its database: store, log, bus, relay and worker, ready.
 
     Without `works` it runs no executions: other processes on the same PostgreSQL do. `name` is what its leases are held
-    under, chosen afresh for each start by default; whoever gives one must do that too.
+    under, chosen afresh for each start by default; whoever gives one must do that too. `label` is the label `worker`
+    of its metrics; `reporter` is told in whose nodes errors happen (`error_hook`).
 
     With a Redis bus it publishes there and copies its tapes. Redis may be away, now or later: executions go on, and
     what they tell goes out when it is back.
@@ -107,12 +123,13 @@ async def open_engine(
     clock, ids = clock or SystemClock(), ids or IdPool()
     async with AsyncExitStack() as stack:
         make_folders(settings)
+        keeping = open_blobs(settings)
         if settings.postgres_url is None:
             stack.enter_context(lock(settings))
         ports_of_database = await open_ports(stack, settings, clock)
         database, tapes, sole = ports_of_database.database, ports_of_database.tapes, ports_of_database.sole
         blocks = load_blocks(settings, extra_blocks)
-        metrics = PrometheusMetrics(settings.metrics_namespace)
+        metrics = PrometheusMetrics(settings.metrics_namespace, worker=label)
         name = name or process_name()
         queue = SqlQueue(database, poll_s=ports_of_database.poll_s)
         stack.push_async_callback(queue.close)
@@ -125,7 +142,7 @@ async def open_engine(
         distributed = settings.is_distributed
         ports = redis_ports(stack, settings, metrics) if distributed else embedded_ports(stack, tapes)
         relay = Relay(
-            _outlet(ports, tapes, clock, metrics),
+            _outlet(ports, tapes, clock, metrics, at_once=1 if sole else 64),
             log=tapes,
             store=SqlTapeRelayStore(database, owner=None if sole else name),
             metrics=metrics,
@@ -135,6 +152,7 @@ async def open_engine(
         announcer = Announcer(ports.log, clock=clock) if distributed else None
         store = SqlExecutionStore(database, on_commit=relay.offer, ring=queue.ring, clock=clock, hint=hinting)
         graph_store = SqlGraphStore(database)
+        memory = SqlMemory(database, clock=clock)
         worker = Worker(
             name=name,
             queue=queue_ports.queue,
@@ -146,11 +164,15 @@ async def open_engine(
             metrics=metrics,
             options=_worker_options(settings),
             sole=sole,
-            memory=SqlMemory(database, clock=clock),
+            hooks=open_hooks(settings, metrics, reporter or NoReporter()),
+            memory=memory,
+            keeping=keeping,
         )
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if sole:
             await queue.void_takes()
+        else:
+            await is_shared(settings, memory)
         if notified is not None:
             notified.ring(queue.ring)
             await stack.enter_async_context(service(notified.listen(), notified.ready, "notices", failed))
@@ -166,6 +188,8 @@ async def open_engine(
                 hearing = queue_ports.hints.listen(worker.hint, hears)
                 await stack.enter_async_context(service(hearing, hears, "hints", failed))
             await stack.enter_async_context(service(worker.run(), worker.ready, "worker", failed))
+            sweep = BlobSweep(keeping.blobs, store, clock=clock, metrics=metrics)
+            await stack.enter_async_context(service(sweep.run(), sweep.ready, "large values", failed))
         executions = Executions(
             store,
             graph_store,
@@ -179,6 +203,7 @@ async def open_engine(
             max_input_bytes=settings.engine.max_input_bytes,
             queue_seconds=settings.engine.queue_seconds,
             rules=_worker_options(settings).executor.rules,
+            keeping=keeping,
         )
         commands = Commands(ports.bus, executions, metrics=metrics)
         await stack.enter_async_context(service(commands.run(), commands.ready, "commands", failed))
@@ -215,15 +240,10 @@ async def open_engine(
         )
 
 
-def _outlet(ports: EventPorts, tapes: EventLog, clock: Clock, metrics: PrometheusMetrics) -> Outlet:
+def _outlet(ports: EventPorts, tapes: EventLog, clock: Clock, metrics: PrometheusMetrics, *, at_once: int) -> Outlet:
     if ports.copier is None:
-        return BusOutlet(ports.bus, LiveMessages(tapes))
+        return BusOutlet(ports.bus, LiveMessages(tapes), tapes_at_once=at_once)
     return CopyOutlet(ports.copier, ports.log, tapes, ports.bus, clock=clock, metrics=metrics)
-
-
-def process_name() -> str:
-    """A name that no other process has, and no later one will have."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _always() -> bool:
@@ -238,16 +258,7 @@ def load_blocks(settings: Settings, extra: tuple[Block[Any], ...] = ()) -> Block
     """The built-in blocks, those of installed packages, and those that the settings name."""
     named: list[Block[Any]] = []
     for source in settings.blocks:
-        module, _, function = source.partition(":")
-        try:
-            named.extend(getattr(importlib.import_module(module), function)())
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"cannot load the blocks of {source}",
-                because=str(error),
-                set_by="blocks",
-                fix="correct LIVETAPE_BLOCKS",
-            ) from error
+        named.extend(named_function(source, "the blocks of", setting="blocks")())
     return BlockRegistry([*builtin_blocks(_block_options(settings)), *installed_blocks(), *named, *extra])
 
 

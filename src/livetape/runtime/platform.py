@@ -18,11 +18,9 @@ from livetape.api.app import create_api
 from livetape.api.services import ApiOptions
 from livetape.auth import LOCAL_HOSTS
 from livetape.console import create_console
-from livetape.errors import LogError
 from livetape.runtime.access import cors, development_user
 from livetape.runtime.engine import Engine, install_examples, open_engine
 from livetape.runtime.error_hook import error_hook
-from livetape.runtime.ports import missing_log
 from livetape.runtime.server import Server, SocketsFirst, listen, urls_of, uvicorn_config
 from livetape.runtime.service import service
 from livetape.runtime.sockets import Sockets, open_sockets
@@ -64,10 +62,10 @@ async def serve(
         ConfigError, StoreError: as `open_engine`.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(error_hook(settings))
+        reporter = stack.enter_context(error_hook(settings))
         # The port first: it costs nothing, and is what most often cannot be had.
         listener = stack.enter_context(listen(settings))
-        engine = await stack.enter_async_context(open_engine(settings, works=works))
+        engine = await stack.enter_async_context(open_engine(settings, works=works, reporter=reporter))
         await install_examples(engine, settings)
         sockets = open_sockets(
             settings,
@@ -98,16 +96,6 @@ def _api(settings: Settings, engine: Engine, sockets: Sockets) -> FastAPI:
     origins, pattern = cors(settings)
     local = development_user(settings) or not settings.enable_auth
 
-    async def missing() -> list[str]:
-        down = [name for name, is_up in engine.checks.items() if not is_up()]
-        try:
-            await engine.tapes.describe("readiness")  # any read that touches the file
-        except LogError:
-            down.append("database")
-        if engine.shared_log is not None:
-            down += await missing_log(engine.shared_log)
-        return down
-
     return create_api(
         ApiOptions(
             version=package_version("livetape"),
@@ -128,7 +116,7 @@ def _api(settings: Settings, engine: Engine, sockets: Sockets) -> FastAPI:
         authenticator=sockets.authenticator,
         revocations=sockets.revocations,
         event_streams=sockets.gateway.event_stream,
-        readiness=missing,
+        readiness=engine.missing,
         metrics=engine.metrics,
         metrics_text=engine.metrics.render if settings.enable_metrics else None,
         clock=engine.clock,

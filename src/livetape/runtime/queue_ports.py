@@ -52,15 +52,35 @@ def open_queue(
     try:
         from livetape.adapters.rabbitmq.open import from_url
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "RabbitMQ needs a driver that is not installed",
-            because=str(error),
-            set_by="queue",
-            fix="pip install 'livetape[rabbitmq]'",
-        ) from error
+        raise _no_driver(error) from error
     # Its driver tells every attempt that fails, as an error; we say once that it is away, and once that it is back.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     broker = from_url(url, name=name, metrics=metrics)
     stack.push_async_callback(broker.close)
-    forwarder = Forwarder(table, broker.queue)
+    broker.publishing.keep()  # whether it is there is known before somebody starts something
+    forwarder = Forwarder(table, broker.queue, metrics=metrics)
     return QueuePorts(broker.queue, broker.hints, forwarder, lambda: broker.is_up() and not forwarder.problem)
+
+
+async def broker_report(url: str, *, within_s: float) -> str:
+    """Which broker answers at this URL; it makes and changes nothing.
+
+    Raises:
+        ConfigError: the URL cannot be used, or the driver is not installed.
+        QueueUnavailableError: it does not answer, or refuses this user.
+    """
+    try:
+        from livetape.adapters.rabbitmq.connection import greet
+    except ModuleNotFoundError as error:
+        raise _no_driver(error) from error
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    return await greet(url, patience_s=within_s)
+
+
+def _no_driver(error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(
+        "RabbitMQ needs a driver that is not installed",
+        because=str(error),
+        set_by="queue",
+        fix="pip install 'livetape[rabbitmq]'",
+    )

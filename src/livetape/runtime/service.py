@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from livetape.observability import get_logger
+
+logger = get_logger(__name__)
+
 
 @asynccontextmanager
 async def service(
@@ -17,7 +21,10 @@ async def service(
 
     def ended(done: asyncio.Task[None]) -> None:
         if not done.cancelled() and not failed.done():
-            failed.set_exception(done.exception() or RuntimeError(f"the {name} ended by itself"))
+            error = done.exception() or RuntimeError(f"the {name} ended by itself")
+            if ready.is_set():  # before that, whoever opens it is told
+                logger.error("the %s ended", name, exc_info=error, extra={"action": "service_ended"})
+            failed.set_exception(error)
 
     task.add_done_callback(ended)
     waiting = asyncio.create_task(ready.wait())

@@ -5,44 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.clock import SystemClock
-from livetape.errors import ConfigError, LivetapeError
+from livetape.errors import LivetapeError
 from livetape.events.backoff import Backoff
 from livetape.runtime.database import open_ports
 from livetape.runtime.engine import open_engine
 from livetape.runtime.error_hook import error_hook
+from livetape.runtime.worker_status import told_status
 from livetape.settings import Settings
 
 
-def check_shared(settings: Settings, what: str) -> None:
-    """Raises ConfigError where processes could not find each other. `what`: the command that needs it."""
-    if settings.postgres_url is None:
-        raise ConfigError(
-            f"{what} needs a database that several processes share",
-            because="the database is the SQLite file of the data folder, which belongs to one process",
-            set_by="database",
-            fix="set LIVETAPE_DATABASE=postgresql://USER@HOST/NAME; or run everything in one process: livetape up",
-        )
-    if not settings.is_distributed:
-        raise ConfigError(
-            f"{what} needs a Redis over which others see what happens",
-            because="neither LIVETAPE_BUS nor REDIS_HOST is set",
-            set_by="bus",
-            fix="set LIVETAPE_BUS=redis://HOST:6379/0",
-        )
+async def serve_worker(
+    settings: Settings,
+    *,
+    name: str,
+    on_ready: Callable[[], None],
+    label: str | None = None,
+    status: Path | None = None,
+) -> None:
+    """Run executions until cancelled, then hand back what is not finished. `name`, `label`: see `open_engine`.
 
-
-async def serve_worker(settings: Settings, *, name: str, on_ready: Callable[[], None]) -> None:
-    """Run executions until cancelled, then hand back what is not finished. `name`: see `open_engine`.
+    `status`: where its supervisor asks how it is (`told_status`).
 
     Raises:
         ConfigError, StoreError: as `open_engine`.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(error_hook(settings))
-        engine = await stack.enter_async_context(open_engine(settings, name=name))
+        reporter = stack.enter_context(error_hook(settings))
+        engine = await stack.enter_async_context(open_engine(settings, name=name, label=label, reporter=reporter))
+        if status is not None:
+            await stack.enter_async_context(told_status(status, engine.missing, lambda: engine.metrics.render()[0]))
         on_ready()
         await engine.failed
 

@@ -31,7 +31,17 @@ FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Names of the seed, read when ours are not set."""
 
-SECRET_FIELDS: Final = ("jwt_verify_key", "database", "store", "bus", "log", "ephemeral", "queue", "llm.api_key")
+SECRET_FIELDS: Final = (
+    "jwt_verify_key",
+    "database",
+    "store",
+    "bus",
+    "log",
+    "ephemeral",
+    "queue",
+    "sentry_dsn",
+    "llm.api_key",
+)
 """Fields that may also be given as `<NAME>_FILE`, the path of a mounted secret."""
 
 REDIS_VARIABLES: Final = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")

@@ -35,6 +35,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "database": ("sqlite", *POSTGRES_SCHEMES),
     "store": ("sqlite", *POSTGRES_SCHEMES),
     "files": ("file",),
+    "blobs": ("file",),
 }
 """The adapters that this version has, by port."""
 
@@ -129,6 +130,12 @@ class EngineSettings(Section):
     parallel_nodes: Count = Field(8, description="Nodes of one execution that run at once.")
     step_limit: Count = Field(100_000, description="Node executions of one execution; ends endless loops.")
     max_input_bytes: Count = Field(1024 * 1024, description="JSON bytes of the inputs of one execution.")
+    blob_bytes: int = Field(
+        256 * 1024, ge=1024, description="A value with more JSON bytes is kept in a file; rows and events point to it."
+    )
+    blob_execution_bytes: Count = Field(
+        1024 * 1024 * 1024, description="JSON bytes of all values of one execution that are kept in files."
+    )
     lease_seconds: Positive = Field(15.0, description="How long a claimed execution belongs to a silent worker.")
     renew_seconds: Positive = Field(5.0, description="A worker renews its leases this often.")
     sweep_seconds: Positive = Field(2.5, description="Expired leases are looked for this often.")
@@ -198,6 +205,11 @@ class Settings(Section):
     )
     store: str | None = Field(None, description="Another name of `database`.")
     files: str | None = Field(None, description="URL of the file store. None: `files/` in the data folder.")
+    blobs: str | None = Field(
+        None,
+        description="URL of the folder of large values, which all processes on a database share: file:///path. "
+        "None: `blobs/` in the data folder.",
+    )
     enable_auth: bool = Field(
         True, description="Ask for tokens. On a loopback address, callers of this machine without one are `dev`."
     )
@@ -222,6 +234,15 @@ class Settings(Section):
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
     error_hook: FunctionName | None = Field(
         None, description="`module:function`, told of errors that nobody foresaw: `function(exception, context)`."
+    )
+    sentry_dsn: SecretStr | None = Field(
+        None, description="DSN of a Sentry that is told of them instead; needs `livetape[sentry]`."
+    )
+    moderation: FunctionName | None = Field(
+        None, description="`module:function`, which returns who is asked before executions start and outputs are told."
+    )
+    costs: FunctionName | None = Field(
+        None, description="`module:function`, which returns who is asked before a node runs and told what it cost."
     )
     blocks: tuple[FunctionName, ...] = Field((), description="More blocks: `module:function`, which returns them.")
     gateway: GatewaySettings = Field(GatewaySettings(), description="The WebSocket and SSE gateway.")
@@ -274,6 +295,11 @@ class Settings(Section):
         return Path(unquote(urlsplit(self.files).path)) if self.files else self.data_dir / "files"
 
     @property
+    def blobs_dir(self) -> Path:
+        """The folder of large values."""
+        return Path(unquote(urlsplit(self.blobs).path)) if self.blobs else self.data_dir / "blobs"
+
+    @property
     def server_file(self) -> Path:
         """Says where the server of this data folder listens, while it runs."""
         return self.data_dir / "server.json"
@@ -323,6 +349,13 @@ class Settings(Section):
 
     def _check_pairs(self) -> None:
         """Adapters that cannot keep the promises together."""
+        if self.error_hook is not None and self.sentry_dsn is not None:
+            raise ConfigError(
+                "errors go to one place",
+                because="both an error hook and a Sentry are set",
+                set_by="error_hook, sentry_dsn",
+                fix="unset one of them; an error hook may tell a Sentry itself",
+            )
         if self.is_distributed and not is_redis(self.log_url):
             raise ConfigError(
                 "a Redis bus needs a Redis log",

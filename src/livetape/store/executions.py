@@ -8,7 +8,7 @@ wrote to `on_commit`, from where the relay publishes it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -188,6 +188,32 @@ class Step:
             or self.change is not None
             or self.events
         )
+
+    def follow(self, after: Step) -> None:
+        """Write the step after this one in the same commit. A row is written once, as it is in the end."""
+        created = {node.seq: place for place, node in enumerate(self.created)}
+        for node in (*after.filled, *after.touched):
+            if node.seq in created:
+                self.created[created[node.seq]] = node
+        self.filled = _newest(self.filled, after.filled, created)
+        self.touched = _newest(self.touched, after.touched, created)
+        self.created += after.created
+        self.progressed = self.progressed or after.progressed
+        self.outputs += after.outputs
+        self.waits |= after.waits
+        self.children += after.children
+        self.reviews += after.reviews
+        self.abandoned += after.abandoned
+        self.is_parent = self.is_parent or after.is_parent
+        self.change = after.change or self.change
+        self.events += after.events
+
+
+def _newest(before: list[NodeRow], after: list[NodeRow], created: Mapping[int, int]) -> list[NodeRow]:
+    if not after:
+        return before
+    rows = {node.seq: node for node in (*before, *after) if node.seq not in created}
+    return list(rows.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +451,10 @@ class TapeRelayStore(ABC):
     @abstractmethod
     async def published(self, tape: str) -> int:
         """The number up to which this tape was marked; 0 when nothing is known of it."""
+
+    async def published_all(self, tapes: Collection[str]) -> dict[str, int]:
+        """`published` of each of these."""
+        return {tape: await self.published(tape) for tape in tapes}
 
     @abstractmethod
     async def mark_published(self, upto: dict[str, int]) -> None:

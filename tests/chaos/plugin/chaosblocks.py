@@ -155,6 +155,20 @@ class ChaosStubbornBlock(Block[ChaosEffectInput]):
         yield "done", data.value + 1
 
 
+class ChaosBulkBlock(Block[ChaosEffectInput]):
+    """Gives a text of `value` characters."""
+
+    id = "c4a05001-0000-4000-8000-000000000006"
+    description = "Gives a long text (tests)."
+    Input = ChaosEffectInput
+
+    class Output(BlockSchema):
+        text: str
+
+    def run(self, data: ChaosEffectInput, ctx: BlockContext) -> Iterator[PinValue]:
+        yield "text", "x" * data.value
+
+
 def blocks() -> list[Block[Any]]:
     """What `LIVETAPE_BLOCKS` names."""
     return [
@@ -164,4 +178,5 @@ def blocks() -> list[Block[Any]]:
         ChaosEchoBlock(),
         ChaosEffectBlock(),
         ChaosStubbornBlock(),
+        ChaosBulkBlock(),
     ]

@@ -29,6 +29,7 @@ from livetape.store.reviews import ReviewRow, ReviewStatus
 KEY = "a-key-of-more-than-thirty-two-bytes-for-tests"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 EPOCH = "k3v9x0aq"
+BLOB = "ab" * 32
 
 
 def token(user_id: str = "alice", role: str = "user", ttl: timedelta = timedelta(hours=1)) -> str:
@@ -214,6 +215,12 @@ class Executions:
             add_time=NOW,
         )
         return Snapshot(execution, [node], Position(EPOCH, 2))
+
+    async def blob(self, user_id: str, graph_exec_id: str, sha256: str) -> bytes:
+        self._own(user_id, graph_exec_id, None)
+        if sha256 != BLOB:
+            raise NotFoundError(f"there is no blob {sha256}")
+        return b"[1]"
 
     async def list(
         self, user_id: str, *, graph_id: str | None = None, page: int = 1, page_size: int = 25

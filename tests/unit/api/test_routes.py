@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from livetape.events.channel import execution_tape, job_tape
-from unit.api.fakes import EPOCH, World, bearer, graph, tape
+from unit.api.fakes import BLOB, EPOCH, World, bearer, graph, tape
 
 Client = httpx2.AsyncClient
 
@@ -294,3 +294,24 @@ class TestBlocks:
             again = await client.get("/api/blocks", headers={"If-None-Match": sent})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
         assert (await client.get("/api/blocks", headers={"If-None-Match": '"x"'})).status_code == 200
+
+
+class TestLargeValues:
+    async def test_a_pointer_is_followed(self, client: Client) -> None:
+        started = await new_execution(client)
+        answer = await client.get(f"/api/blobs/{started['id']}/{BLOB}")
+        assert (answer.status_code, answer.json()) == (200, [1])
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["etag"] == f'"{BLOB}"'
+        assert "private" in answer.headers["cache-control"]
+
+    async def test_what_is_not_there_or_not_the_callers_is_404(self, client: Client) -> None:
+        started = await new_execution(client)
+        assert (await client.get(f"/api/blobs/{started['id']}/{'0' * 64}")).status_code == 404
+        assert (await client.get(f"/api/blobs/nothing/{BLOB}")).status_code == 404
+        assert (await client.get(f"/api/blobs/{started['id']}/{BLOB}", headers=bearer("bob"))).status_code == 404
+
+    @pytest.mark.parametrize("name", ["x", "A" * 64, "..%2f..%2fsecret.key"])
+    async def test_only_a_hash_is_a_name(self, client: Client, name: str) -> None:
+        started = await new_execution(client)
+        assert (await client.get(f"/api/blobs/{started['id']}/{name}")).status_code in (404, 422)

@@ -106,6 +106,9 @@ class FakeServer:
     ends: bool = True
     drop_after: list[tuple[int, int]] = field(default_factory=list)
     """(events, close code): sockets are closed after so many events, one entry a connection."""
+    paused: str | None = None
+    """Why the queue is."""
+
     refuse_subscribe: str | None = None
     fail_with: tuple[int, Any] | None = None
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -135,6 +138,10 @@ class FakeServer:
                 Route(
                     one + "/stop", self.wrap(lambda r, b: {**self.execution(), "status": "TERMINATED"}), methods=post
                 ),
+                Route(one + "/retry", self.wrap(lambda r, b: {**self.execution(), "id": "retried"}), methods=post),
+                Route(one + "/rerun", self.wrap(lambda r, b: {**self.execution(), "id": "rerun"}), methods=post),
+                Route("/api/queue", self.wrap(lambda r, b: self.queue()), methods=get),
+                Route("/api/queue/pause", self.wrap(self.pause), methods=["PUT", "DELETE"]),
                 Route(one + "/events", self.wrap(lambda r, b: self.page(r, self.tape)), methods=get),
                 Route("/api/jobs/{job:path}/events", self.wrap(lambda r, b: self.page(r, self.job_tape)), methods=get),
                 Route(
@@ -149,7 +156,7 @@ class FakeServer:
 
     def wrap(self, answer: Callable[[Request, Any], Any], status: int = 200) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            body = await request.json() if request.method == "POST" and await request.body() else None
+            body = await request.json() if request.method in {"POST", "PUT"} and await request.body() else None
             self.requests.append((request.method, request.url.path, body))
             self.headers.append(dict(request.headers))
             if self.fail_with is not None:
@@ -170,6 +177,13 @@ class FakeServer:
             "started_at": "2026-01-01T00:00:00Z",
             "stream": {"epoch": EPOCH, "offset": 0},
         }
+
+    def queue(self) -> dict[str, Any]:
+        return {"depth": 2, "oldest_seconds": 3.25, "paused": self.paused}
+
+    def pause(self, request: Request, body: Any) -> Any:
+        self.paused = None if body is None else body["reason"]
+        return self.queue()
 
     def create_graph(self, request: Request, body: Any) -> Any:
         stored = {**body["graph"], "id": f"new-{len(self.graphs)}", "version": 1, "description": ""}

@@ -244,3 +244,23 @@ def test_the_tree_shows_every_node() -> None:
         "├── ✓ input text  1.0 s  1 output  result = one two",
         "└── ✓ count  1.0 s  1 output  words = 2",
     ]
+
+
+@pytest.mark.parametrize(("name", "variable"), [("large values", "LIVETAPE_BLOBS"), ("files", "LIVETAPE_FILES")])
+def test_doctor_looks_at_the_folders_that_processes_share(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variable: str
+) -> None:
+    def check() -> dict[str, str]:
+        checks = json.loads(call("doctor", "--json", "--port", "0").out)
+        return next(check for check in checks if check["name"] == name)
+
+    assert check()["status"] == "ok"
+    (tmp_path / "in the way").write_text("")
+    monkeypatch.setenv(variable, f"file://{tmp_path}/in%20the%20way")
+    assert check()["status"] == "fail"
+    assert variable in check()["remedy"]
+    monkeypatch.setenv(variable, f"file://{tmp_path}/there")
+    monkeypatch.setenv("LIVETAPE_DATABASE", "postgresql://nobody@127.0.0.1:1/x")
+    assert check()["status"] == "ok"
+    monkeypatch.delenv(variable)
+    assert check()["status"] == "warn", "others have another data folder"

@@ -266,6 +266,25 @@ async def test_a_slot_never_leaks(tmp_path: Path, how: str) -> None:
         assert await stage.status(second) == ("COMPLETED", None)
 
 
+async def test_a_slot_that_one_graph_may_not_take_goes_to_another(tmp_path: Path) -> None:
+    async with on_stage(tmp_path, Step()) as stage:
+        stage.limits = ClaimLimits(per_user=2, per_graph=1)
+        for name in ("full", "free"):
+            await stage.graph(name, {"a": "step"})
+        running = [await stage.claim(await stage.start(name)) for name in ("full", "free")]
+        waiting = [await stage.start(name) for name in ("full", "full", "free", "free")]
+        assert [await stage.claim(execution_id) for execution_id in waiting] == [None] * 4
+        assert [(await stage.row(i)).held for i in waiting] == ["user"] * 4
+        await stage.lose_bells()
+        assert running[1] is not None
+        await (await stage.executor(running[1])).run()
+        assert await stage.work() == waiting[2:], "not in a minute: now"
+        assert [(await stage.row(i)).held for i in waiting[:2]] == ["graph", "graph"]
+        assert running[0] is not None
+        await (await stage.executor(running[0])).run()
+        assert await stage.work() == waiting[:2]
+
+
 async def test_what_a_limit_holds_back_is_rung_again_should_nobody_else_do_it(tmp_path: Path) -> None:
     async with on_stage(tmp_path, Step()) as stage:
         graph = await graph_of_steps(stage, 1)

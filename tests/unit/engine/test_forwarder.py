@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.engine.forwarder import Forwarder
 from livetape.engine.queue import Delivery, Doorbell
-from livetape.errors import QueueUnavailableError, StoreUnavailableError
+from livetape.errors import ClosedError, LockTimeoutError, QueueUnavailableError, StoreUnavailableError
 from livetape.events.backoff import Backoff
+from livetape.observability import Metrics
 from livetape.testing.broken_queue import SoftQueue
 
 
@@ -19,11 +21,15 @@ class Table(SoftQueue):
     """Its database is away for the next `takes` takes and `acks` acknowledgements."""
 
     takes = acks = 0
+    wrong: Exception | None = None
 
     async def take(self, limit: int) -> list[Delivery]:
         if self.takes:
             self.takes -= 1
             raise StoreUnavailableError
+        if self.wrong is not None:
+            wrong, self.wrong = self.wrong, None
+            raise wrong
         return await super().take(limit)
 
     async def ack(self, delivery: Delivery) -> None:
@@ -38,8 +44,11 @@ class Broker(SoftQueue):
 
     puts = 0
     keeps = False
+    wrong: Exception | None = None
 
     async def put(self, doorbell: Doorbell, *, delay_s: float = 0) -> None:
+        if self.wrong is not None and doorbell.graph_exec_id == "wrong":
+            raise self.wrong
         away = self.puts > 0
         self.puts -= away
         if not away or self.keeps:
@@ -61,8 +70,8 @@ async def forwarding(*forwarders: Forwarder) -> AsyncIterator[None]:
     await asyncio.wait(tasks)
 
 
-def between(table: Table, broker: Broker) -> Forwarder:
-    return Forwarder(table, broker, batch=4, backoff=Backoff(0.001, 0.01))
+def between(table: Table, broker: Broker, metrics: Metrics | None = None) -> Forwarder:
+    return Forwarder(table, broker, batch=4, backoff=Backoff(0.001, 0.01), metrics=metrics)
 
 
 async def emptied(table: Table) -> None:
@@ -131,3 +140,40 @@ async def test_two_processes_forward_each_doorbell_once() -> None:
     async with forwarding(between(table, broker), between(table, broker)):
         await emptied(table)
     assert sorted(broker.names) == sorted(f"e{n}" for n in range(30))
+
+
+async def test_an_error_that_nobody_foresaw_is_counted_and_holds_up_no_other_doorbell(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, broker, metrics = Table(), Broker(), PrometheusMetrics("t")
+    broker.wrong = Exception()  # as a driver says it to those who wait on a connection that it gave up
+    await table.put(Doorbell("wrong"))
+    for n in range(10):
+        await table.put(Doorbell(f"e{n}"))
+    async with forwarding(between(table, broker, metrics)):
+        async with asyncio.timeout(10):
+            while len(table.bells) > 1:
+                await asyncio.sleep(0.005)
+        broker.wrong = None
+        await emptied(table)  # it was shown again
+    assert sorted(broker.names) == sorted(["wrong", *(f"e{n}" for n in range(10))])
+    assert b't_internal_errors_total{part="forwarder"} ' in metrics.render()[0]
+    assert "forwarder_failed" in [record.__dict__["action"] for record in caplog.records]
+
+
+@pytest.mark.parametrize("error", [LockTimeoutError("held"), KeyError("nobody foresaw this")])
+async def test_a_table_that_fails_in_another_way_is_tried_again(error: Exception) -> None:
+    table, broker = Table(), Broker()
+    table.wrong = error
+    await table.put(Doorbell("e"))
+    async with forwarding(between(table, broker)):
+        await emptied(table)
+    assert broker.names == ["e"]
+
+
+async def test_a_queue_that_is_closed_ends_it() -> None:
+    table = Table()
+    table.wrong = ClosedError("closed")
+    async with asyncio.timeout(5):
+        with pytest.raises(ClosedError):
+            await between(table, Broker()).run()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic_core import from_json
 
+from livetape.engine import moderating
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
 from livetape.engine.hooks import Hooks, NodeIdentity
 from livetape.engine.runner import RunStats
@@ -17,7 +20,7 @@ from livetape.errors import LimitError
 from livetape.events.executions import ExecutionStatus
 from stage import Stage, on_stage
 
-WHOSE: contextvars.ContextVar[NodeIdentity | None] = contextvars.ContextVar("whose", default=None)
+WHOSE: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar("whose", default=None)
 
 
 class AnyIn(BlockSchema):
@@ -39,7 +42,7 @@ class Words(Block[AnyIn]):
 
     async def run(self, data: AnyIn, ctx: BlockContext) -> AsyncIterator[PinValue]:
         who = WHOSE.get()
-        self.seen.append(None if who is None else who.node_id)
+        self.seen.append(None if who is None else who["node_id"])
         for word in str(data.value).split():
             if word == "fail":
                 raise ValueError("failed")
@@ -71,9 +74,12 @@ class Judge:
 
 
 class Reporter:
+    def report(self, error: BaseException, context: Mapping[str, Any]) -> None:
+        """Logs are not listened to here."""
+
     @contextmanager
-    def scope(self, who: NodeIdentity) -> Iterator[None]:
-        token = WHOSE.set(who)
+    def scope(self, tags: Mapping[str, str]) -> Iterator[None]:
+        token = WHOSE.set(tags)
         try:
             yield
         finally:
@@ -119,6 +125,63 @@ async def test_moderation_of_starts_and_outputs(tmp_path: Path) -> None:
         await stage.agree(told)
         judge.broken = True
         assert await stage.status(await words(stage, "a", user="v")) == ("FAILED", "moderation")
+
+
+class Away(Judge):
+    """Does not answer until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answer = asyncio.Event()
+
+    async def start(self, user_id: str, graph_id: str, inputs: dict[str, Any]) -> str | None:
+        self.asked += 1
+        await self.answer.wait()
+        return "not this" if "bad" in inputs else None
+
+
+async def test_a_worker_that_is_lost_before_the_answer_leaves_nothing_unasked(tmp_path: Path) -> None:
+    judge, block = Away(), Words()
+    async with on_stage(tmp_path, block) as stage:
+        stage.hooks = Hooks(moderation=judge)
+        execution_id = await stage.start(await stage.graph("g", {"a": "words"}), bad=1)
+        row = await stage.claim(execution_id)
+        assert row is not None
+        lost = asyncio.create_task((await stage.executor(row)).run())
+        while not judge.asked:
+            await asyncio.sleep(0)
+        lost.cancel()
+        await asyncio.wait({lost})
+        await stage.store.recover(expired_before=None)
+        judge.answer.set()
+        await stage.work()
+        assert await stage.status(execution_id) == ("FAILED", "moderation")
+        assert (judge.asked, block.seen) == (2, [])
+        await stage.agree(execution_id)
+
+
+async def test_what_has_begun_is_not_asked_for_again_but_a_retry_is(tmp_path: Path) -> None:
+    judge, block = Away(), Words()
+    judge.answer.set()
+    async with on_stage(tmp_path, block) as stage:
+        stage.hooks = Hooks(moderation=judge)
+        execution_id = await stage.start(await stage.graph("g", {"a": ("words", {"value": "fail"})}))
+        await stage.work()
+        assert judge.asked == 1
+        fork = (await stage.executions.retry("u", execution_id)).execution.id
+        await stage.work()
+        assert (judge.asked, await stage.status(fork)) == (2, ("FAILED", "block_error"))
+
+
+async def test_a_judge_that_hangs_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moderating, "ANSWER_S", 0.01)
+    async with on_stage(tmp_path, Words()) as stage:
+        stage.hooks = Hooks(moderation=Away())
+        execution_id = await stage.start(await stage.graph("g", {"a": "words"}))
+        await stage.work()
+        assert await stage.status(execution_id) == ("FAILED", "moderation")
+        assert from_json((await stage.row(execution_id)).stats)["error"] == "the moderation cannot be asked"
 
 
 async def test_errors_are_reported_with_their_node_and_only_there(tmp_path: Path) -> None:

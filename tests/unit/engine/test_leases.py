@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
 
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.engine.executor import Executor
-from livetape.engine.leases import Leases, LeaseTimes
+from livetape.engine.leases import Leases, LeaseTimes, Renewer
 from livetape.errors import StoreUnavailableError
 from livetape.store.executions import Renewal
 from stage import ManualClock
@@ -137,3 +139,25 @@ async def test_an_older_lease_on_the_same_execution_is_void_and_takes_nothing_wi
     rig.answer = Renewal(frozenset({"e1"}), frozenset())
     await rig.renew()
     assert rig.asked == [{"e1": 2}]
+
+
+@pytest.mark.parametrize("error", [KeyError("nobody foresaw this"), RuntimeError("of the driver")])
+async def test_the_thread_that_renews_outlives_every_error_and_counts_it(error: Exception) -> None:
+    renewed, metrics = threading.Event(), PrometheusMetrics("t")
+
+    class Failing(Leases):
+        tries = 0
+
+        def renew(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                raise error
+            renewed.set()
+
+    times = LeaseTimes(lease_s=0.1, renew_s=0.01, silence_s=10)
+    leases = Failing(times, ManualClock(), lambda held: Renewal(frozenset(), frozenset()))
+    renewer = Renewer(leases, times, asyncio.get_running_loop(), metrics=metrics)
+    renewer.start()
+    assert await asyncio.to_thread(renewed.wait, 5)
+    renewer.stop()
+    assert b't_internal_errors_total{part="leases"} 2.0' in metrics.render()[0]

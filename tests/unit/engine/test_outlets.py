@@ -208,10 +208,11 @@ async def test_while_the_log_is_away_the_engine_goes_on_and_then_all_comes() -> 
     stage.marks.found = [await stage.write("old", 1, 3, 3)]
     async with stage.running() as heard:
         await stage.commit("e", 1, 10, 20)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            while stage.relay.waiting != 2:
+                await asyncio.sleep(0.01)
         assert (stage.marks.marked, stage.copies.reels) == ({}, {})
-        assert stage.relay.relayed("execution_events:e", 10) == 0
-        assert stage.relay.waiting == 2
+        assert await stage.relay.relayed({"execution_events:e": 10}) == {"execution_events:e": 0}
         stage.copies.away = False
         await stage.commit("e", 11, 10, 20)
         await stage.copied("e", 20)
@@ -220,7 +221,7 @@ async def test_while_the_log_is_away_the_engine_goes_on_and_then_all_comes() -> 
         async with asyncio.timeout(5):
             while stage.relay.waiting:
                 await asyncio.sleep(0.01)
-        assert stage.relay.relayed("execution_events:e", 20) == 20
+        assert await stage.relay.relayed({"execution_events:e": 20}) == {"execution_events:e": 20}
 
 
 async def test_what_waits_beyond_the_bound_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,3 +346,22 @@ async def test_a_process_with_the_database_reads_executions_there_and_all_else_w
     assert "job_events:j" in stage.copies.reels
     assert [entry.offset for entry in await log.read("job_events:j")] == [1]
     assert sorted([name async for name in log.tapes()]) == ["execution_events:e", "job_events:j"]
+
+
+async def test_what_other_processes_write_is_out_as_far_as_they_have_noted() -> None:
+    stage = Stage()
+    stage.relay = Relay(stage.outlet, log=stage.source, store=stage.marks, metrics=NoMetrics(), shared=True)
+    theirs, ours, nobodys = (f"execution_events:{name}" for name in ("theirs", "ours", "nobodys"))
+    stage.marks.marked = {theirs: 3}
+    assert await stage.relay.relayed({theirs: 10, nobodys: 5}) == {theirs: 3, nobodys: 0}
+    assert await stage.relay.relayed({theirs: 2}) == {theirs: 2}
+    async with stage.running() as heard:
+        await stage.commit("ours", 1, 4, 20)
+        await take(heard, 4)
+        await stage.copied("ours", 4)
+        async with asyncio.timeout(5):
+            while await stage.relay.relayed({ours: 4}) != {ours: 4}:
+                await asyncio.sleep(0)
+        assert await stage.relay.relayed({ours: 9}) == {ours: 4}, "the rest is another's"
+        stage.marks.marked[ours] = 8
+        assert await stage.relay.relayed({ours: 9}) == {ours: 8}

@@ -154,10 +154,10 @@ async def test_a_block_that_writes_into_its_channel_fails(tmp_path: Path) -> Non
 
 
 async def test_outputs_and_inputs_have_a_largest_size(tmp_path: Path) -> None:
-    outcome, _ = await run(hostile.Large(), tmp_path, value=17 * 1024 * 1024)
-    assert failure(outcome) == "an output is larger than 16 MiB"
-    outcome, _ = await run(hostile.Echo(), tmp_path, value="x" * (17 * 1024 * 1024))
-    assert failure(outcome) == "input: must be JSON of at most 16 MiB for a process"
+    outcome, _ = await run(hostile.Large(), tmp_path, value=51 * 1024 * 1024)
+    assert failure(outcome) == "an output is larger than 50 MiB"
+    outcome, _ = await run(hostile.Echo(), tmp_path, value="x" * (51 * 1024 * 1024))
+    assert failure(outcome) == "input: must be JSON of at most 50 MiB for a process"
     outcome, kept = await run(hostile.Large(), tmp_path, value=8 * 1024 * 1024)
     assert outcome.failure is None
     assert len(kept.outputs[0][1]) == 8 * 1024 * 1024

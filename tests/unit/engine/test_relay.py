@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livetape.adapters.memory.bus import MemoryBus
-from livetape.engine.outlets import BusOutlet, LiveMessages
+from livetape.engine.outlets import BusOutlet, LiveMessages, Outlet
 from livetape.engine.relay import Relay
 from livetape.errors import BusUnavailableError
 from livetape.events.bus import Subscription
@@ -234,3 +234,37 @@ async def test_the_limit_is_that_of_the_whole_message(room: int) -> None:
     assert len(copy.encode()) <= limit
     assert (copy.event_type, copy.offset, copy.graph_offset) == ("graph_execution_update", 1, 1)
     assert (copy.payload == event.payload) is (room == 0)
+
+
+class SlowOutlet(Outlet):
+    """Lets two tapes go at once, each when it is told; notes what goes."""
+
+    tapes_at_once = 2
+
+    def __init__(self) -> None:
+        self.goes = asyncio.Event()
+        self.sent: list[tuple[str, int]] = []
+
+    async def send(self, committed: Committed, first: int, events: Sequence[NewEvent]) -> int:
+        await self.goes.wait()
+        self.sent += [(committed.tape, first + n) for n in range(len(events))]
+        await asyncio.sleep(0)
+        return len(events)
+
+
+async def test_a_tape_that_is_offered_while_it_waits_for_its_turn_gets_one_turn() -> None:
+    stage, outlet = Stage(9), SlowOutlet()
+    stage.relay = Relay(outlet, log=stage.log, store=stage.marks, metrics=NoMetrics())
+    async with stage.running():
+        await stage.relay.ready.wait()
+        for tape in ("a", "b"):  # nobody else gets a turn before these are out
+            stage.relay.offer(Committed(tape, CHANNEL, "epoch", "g", tape, 1, [event(1, 9)]))
+        await asyncio.sleep(0.01)
+        for number in range(1, 5):
+            stage.relay.offer(Committed("c", CHANNEL, "epoch", "g", "c", number, [event(number, 9)]))
+            await asyncio.sleep(0.01)
+        outlet.goes.set()
+        async with asyncio.timeout(5):
+            while stage.relay.waiting:
+                await asyncio.sleep(0.01)
+    assert sorted(outlet.sent) == [("a", 1), ("b", 1), *(("c", number) for number in range(1, 5))]

@@ -273,8 +273,8 @@ async def test_a_thread_that_waits_for_room_is_let_go_when_its_run_is_cancelled(
         ((5, 1), "an output needs a pin name"),
         (("error", "no"), "no"),
         (("value", object()), "an output of type object is not JSON"),
-        (("value", "x" * (MAX_OUTPUT + 1)), "an output is larger than 16 MiB"),
-        (("value", ["x" * 1024] * (17 * 1024)), "an output is larger than 16 MiB"),
+        (("value", "x" * (MAX_OUTPUT + 1)), "an output is larger than 50 MiB"),
+        (("value", ["x" * 1024] * (51 * 1024)), "an output is larger than 50 MiB"),
     ],
 )
 async def test_outputs_that_are_none(output: Any, said: str, threads: BlockThreads) -> None:

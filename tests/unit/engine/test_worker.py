@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.clock import SystemClock
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
 from livetape.engine.queue import Delivery, Doorbell, Queue
@@ -178,6 +179,34 @@ async def test_a_paused_queue_is_not_taken_from_until_it_goes_on(tmp_path: Path)
             bells.waiting.put_nowait(second)
             await stage.store.resume()
             await until(ended(stage, second))
+
+
+class GoesOn(SqlExecutionStore):
+    """Its pause ends just before anybody asks for it."""
+
+    async def paused(self) -> str | None:
+        await self.resume()
+        return await super().paused()
+
+
+async def test_a_pause_that_ends_between_two_looks_takes_no_doorbell(tmp_path: Path) -> None:
+    gate, bells = Gate(), Bells()
+    gate.opened.set()
+    async with on_stage(tmp_path, gate) as stage:
+        stage.store = GoesOn(stage.database, on_commit=stage.committed.append, ring=lambda: None, clock=stage.clock)
+        execution_id = await stage.start(await stage.graph("g", {"a": "gate"}))
+        await stage.store.pause("a new disk")
+        async with working(stage, bells, sweep_s=60):
+            bells.waiting.put_nowait(execution_id)
+
+            async def back() -> bool:
+                return bool(bells.nacked)
+
+            await until(back)
+            assert bells.acked == []
+            bells.waiting.put_nowait(execution_id)
+            await until(ended(stage, execution_id))
+        assert bells.acked == [execution_id]
 
 
 async def test_a_hint_makes_it_look_at_the_row(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from livetape.gateway.control import (
 )
 from livetape.gateway.control_listener import ControlListener
 from livetape.gateway.subjects import Kind, Subject
+from unit.gateway.rig import Counts
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SUBJECT = Subject(Kind.EXECUTION, "E")
@@ -145,14 +146,14 @@ async def test_control_tells_everybody() -> None:
 
 
 async def test_an_event_that_cannot_be_followed_does_not_end_the_listening(caplog: pytest.LogCaptureFixture) -> None:
-    bus, heard = MemoryBus(), asyncio.Queue[AnyControlEvent | None]()
+    bus, heard, counts = MemoryBus(), asyncio.Queue[AnyControlEvent | None](), Counts()
 
     def handle(event: AnyControlEvent | None) -> None:
         heard.put_nowait(event)
         if isinstance(event, PermissionChanged):
             raise TypeError("cannot")
 
-    listening = asyncio.create_task(ControlListener(bus, handle, sleep=asyncio.sleep).run())
+    listening = asyncio.create_task(ControlListener(bus, handle, sleep=asyncio.sleep, metrics=counts).run())
     assert await heard.get() is None
     control = Control(bus)
     await control.permission_changed(user_id="U")
@@ -160,6 +161,7 @@ async def test_an_event_that_cannot_be_followed_does_not_end_the_listening(caplo
     assert await heard.get() == PermissionChanged(user_id="U")
     assert await asyncio.wait_for(heard.get(), 5) == TokensRevoked(user_id="U")
     assert [record.__dict__["action"] for record in caplog.records] == ["control_failed"]
+    assert counts.values == {"internal_errors_total,control": 1}
     listening.cancel()
     await asyncio.wait({listening})
     await bus.close()

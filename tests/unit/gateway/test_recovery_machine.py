@@ -20,13 +20,13 @@ from livetape.events.channel import job_channel, job_tape
 from livetape.events.codec import Envelope
 from livetape.events.log import NewEvent, Position
 from livetape.gateway.forms import LinesForm
+from livetape.gateway.marks import MARKS
 from livetape.gateway.messages import Push, SincePosition
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.outbox import Outbox
 from livetape.gateway.streams import TapeStreams
 from livetape.gateway.subjects import Kind, Subject
 from livetape.gateway.subscription import Client, Subscription
-from livetape.gateway.topic import MARKS
 from livetape.testing.fakes import FakeLog
 
 TAPE, CHANNEL, SUBJECT = job_tape("J"), job_channel("J"), Subject(Kind.JOB, "J")

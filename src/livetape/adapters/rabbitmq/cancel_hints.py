@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors
+from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors, ended, in_time
 from livetape.adapters.rabbitmq.messages import NotADoorbellError, decode_hint, encode_hint
 from livetape.engine.cancel_hints import CancelHints, Heard, tell
 from livetape.errors import ClosedError, QueueUnavailableError
 from livetape.events.backoff import Backoff
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -33,11 +33,13 @@ class RabbitCancelHints(CancelHints):
         taking: RabbitConnection,
         *,
         backoff: Callable[[], Backoff] = lambda: Backoff(longest=2.0),
+        metrics: Metrics | None = None,
     ) -> None:
         self._publishing = publishing
         self._taking = taking
         self._exchange = taking.topology.cancel_exchange
         self._new_backoff = backoff
+        self._metrics = metrics or NoMetrics()
         self._waiting: dict[str, None] = {}
         self._more = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -57,14 +59,14 @@ class RabbitCancelHints(CancelHints):
     async def _send_forever(self) -> None:
         backoff = self._new_backoff()
         channel: AbstractChannel | None = None
-        while True:
+        while not self._closed:
             await self._more.wait()
             try:
-                with broker_errors("a stop is not told"):
+                with broker_errors("a stop is not told", self._metrics):
                     connection = await self._publishing.get()
                     if await self._publishing.is_blocked():
                         raise QueueUnavailableError("a stop is not told: RabbitMQ takes no messages now")
-                    async with asyncio.timeout(self._publishing.patience_s):
+                    async with in_time(self._publishing.patience_s):
                         if channel is None or channel.is_closed or channel.connection is not connection:
                             channel = await connection.channel(publisher_confirms=False)
                         while self._waiting:
@@ -84,13 +86,13 @@ class RabbitCancelHints(CancelHints):
 
         async def came(message: DeliveredMessage) -> None:
             try:
-                tell(heard, decode_hint(message.body))
+                tell(heard, decode_hint(message.body), self._metrics)
             except NotADoorbellError as error:
                 logger.info("not a hint: %s", error, extra={"action": "hint_unknown"})
 
         while not self._closed:
             try:
-                with broker_errors("stops are not heard at once"):
+                with broker_errors("stops are not heard at once", self._metrics):
                     await self._listen_once(came, ready, backoff)
             except QueueUnavailableError as error:
                 logger.warning("%s", error, extra={"action": "hints_unavailable"})
@@ -104,7 +106,7 @@ class RabbitCancelHints(CancelHints):
         self, came: Callable[[DeliveredMessage], Coroutine[Any, Any, None]], ready: asyncio.Event, backoff: Backoff
     ) -> None:
         connection = await self._taking.get()
-        async with asyncio.timeout(self._taking.patience_s):
+        async with in_time(self._taking.patience_s):
             channel = await connection.channel(publisher_confirms=False)
             queue = str((await channel.queue_declare(exclusive=True, auto_delete=True)).queue)
             await channel.queue_bind(queue, self._exchange)
@@ -120,7 +122,7 @@ class RabbitCancelHints(CancelHints):
         finally:
             self._listening.discard(over)
             if not channel.is_closed:
-                async with asyncio.timeout(self._taking.patience_s):
+                async with in_time(self._taking.patience_s):
                     await channel.close()
         if not self._closed:
             raise QueueUnavailableError("the connection to RabbitMQ was lost")
@@ -131,5 +133,4 @@ class RabbitCancelHints(CancelHints):
         for over in self._listening:
             over.set()
         if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
+            await ended({self._sender})

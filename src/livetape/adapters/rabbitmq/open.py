@@ -21,8 +21,8 @@ class RabbitPorts:
     taking: RabbitConnection
 
     def is_up(self) -> bool:
-        """Whether doorbells can be taken now."""
-        return not self.queue.problem
+        """Whether doorbells can be put and taken now, as far as somebody has tried."""
+        return not (self.queue.problem or self.publishing.problem)
 
     async def close(self) -> None:
         """Idempotent."""
@@ -48,11 +48,11 @@ def from_url(
         ConfigError: the URL cannot be used.
     """
     topology = topology or Topology()
-    publishing = RabbitConnection(url, name=f"{name} puts", topology=topology, patience_s=patience_s)
-    taking = RabbitConnection(url, name=f"{name} takes", topology=topology, patience_s=patience_s)
+    publishing = RabbitConnection(url, name=f"{name} puts", topology=topology, patience_s=patience_s, metrics=metrics)
+    taking = RabbitConnection(url, name=f"{name} takes", topology=topology, patience_s=patience_s, metrics=metrics)
     return RabbitPorts(
         RabbitQueue(publishing, taking, hidden_s=hidden_s, fresh_s=fresh_s, metrics=metrics),
-        RabbitCancelHints(publishing, taking),
+        RabbitCancelHints(publishing, taking, metrics=metrics),
         publishing,
         taking,
     )

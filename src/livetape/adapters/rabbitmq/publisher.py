@@ -9,7 +9,7 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import DeliveryError
 from pamqp.commands import Basic
 
-from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors
+from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors, in_time
 from livetape.adapters.rabbitmq.messages import LEFT, encode_doorbell, first_wait
 from livetape.adapters.rabbitmq.topology import STEP
 from livetape.engine.queue import Doorbell
@@ -62,7 +62,7 @@ class Publisher:
         properties = Basic.Properties(
             content_type="application/json", delivery_mode=PERSISTENT, headers=headers or None
         )
-        with broker_errors("cannot publish"):
+        with broker_errors("cannot publish", self._metrics):
             # Connecting has its own limits; this one is for those who wait in line on a connection that died.
             async with asyncio.timeout(4 * self._connection.patience_s):
                 channel = await self._open()
@@ -75,11 +75,11 @@ class Publisher:
                         )
                 except DeliveryError:
                     # Refused, or there is no such queue any more: a new connection makes it again.
-                    self._connection.drop()
+                    self._connection.drop(channel.connection)
                     raise
                 except TimeoutError:
                     if not await self._connection.is_blocked():
-                        self._connection.drop()
+                        self._connection.drop(channel.connection)
                     raise
 
     async def _open(self) -> AbstractChannel:
@@ -88,9 +88,9 @@ class Publisher:
             channel = self._channel
             if channel is None or channel.is_closed or channel.connection is not connection:
                 try:
-                    async with asyncio.timeout(self._connection.patience_s):
+                    async with in_time(self._connection.patience_s):
                         channel = self._channel = await connection.channel(publisher_confirms=True)
                 except TimeoutError:
-                    self._connection.drop()
+                    self._connection.drop(connection)
                     raise
             return channel

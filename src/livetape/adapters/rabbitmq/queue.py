@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from pamqp.commands import Basic
 
-from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors
+from livetape.adapters.rabbitmq.connection import RabbitConnection, broker_errors, ended, in_time
 from livetape.adapters.rabbitmq.messages import NotADoorbellError, decode_doorbell, left_ms
 from livetape.adapters.rabbitmq.publisher import Publisher
 from livetape.engine.queue import Delivery, Doorbell, Queue
@@ -89,8 +89,8 @@ class RabbitQueue(Queue):
 
     async def depth(self) -> int:
         self._check_open()
-        with broker_errors("cannot count"):
-            async with asyncio.timeout(2 * self._connection.patience_s), self._connection.brief_channel() as channel:
+        with broker_errors("cannot count", self._metrics):
+            async with in_time(2 * self._connection.patience_s), self._connection.brief_channel() as channel:
                 declared = [await channel.queue_declare(name, passive=True) for name in self._topology.waiting]
         return sum(answer.message_count or 0 for answer in declared) + len(self._held)
 
@@ -146,10 +146,7 @@ class RabbitQueue(Queue):
         tasks = set(self._errands)
         if self._server is not None:
             tasks.add(self._server)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await ended(tasks)
         self._forget()
 
     def _check_open(self) -> None:
@@ -159,10 +156,12 @@ class RabbitQueue(Queue):
     # ---- from the broker -------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        while True:
+        connection: AbstractConnection | None = None
+        while not self._closed:
             try:
-                with broker_errors("cannot take"):
-                    await self._serve_on(await self._connection.get())
+                with broker_errors("cannot take", self._metrics):
+                    connection = await self._connection.get()
+                    await self._serve_on(connection)
             except QueueUnavailableError as error:
                 if not self.problem:
                     logger.warning("no doorbells: %s", error, extra={"action": "queue_retry"})
@@ -173,16 +172,19 @@ class RabbitQueue(Queue):
                 return
             except Exception as error:  # the boundary of the task: who waits for doorbells must not wait for ever
                 logger.exception("doorbells cannot be taken", extra={"action": "queue_failed"})
+                self._metrics.count("internal_errors_total", part="rabbitmq")
                 self.problem = str(error) or type(error).__name__
-            self._connection.drop()
+            if connection is not None:
+                self._connection.drop(connection)
+                connection = None
             await asyncio.sleep(self._backoff.next())
 
     async def _serve_on(self, connection: AbstractConnection) -> None:
         while True:
-            async with asyncio.timeout(self._connection.patience_s):
+            async with in_time(self._connection.patience_s):
                 channel = await connection.channel(publisher_confirms=False)
             try:
-                async with asyncio.timeout(self._connection.patience_s):
+                async with in_time(self._connection.patience_s):
                     await channel.basic_qos(prefetch_count=1)
                 channel.closing.add_done_callback(lambda _: self._stir.set())
                 await self._fetch(channel)
@@ -193,8 +195,8 @@ class RabbitQueue(Queue):
 
     async def _leave(self, channel: AbstractChannel) -> None:
         """The broker gives to others what was not acknowledged when the channel is closed."""
-        with suppress(QueueUnavailableError), broker_errors("cannot leave"):
-            async with asyncio.timeout(self._connection.patience_s):
+        with suppress(QueueUnavailableError), broker_errors("cannot leave", self._metrics):
+            async with in_time(self._connection.patience_s):
                 await channel.close()
 
     async def _fetch(self, channel: AbstractChannel) -> None:
@@ -223,7 +225,7 @@ class RabbitQueue(Queue):
     async def _pull(self, channel: AbstractChannel) -> None:
         for queue in (self._topology.urgent_queue, self._topology.queue):
             while self._asked > len(self._buffer):
-                async with asyncio.timeout(self._connection.patience_s):
+                async with in_time(self._connection.patience_s):
                     message = await channel.basic_get(queue)
                 self._works()
                 if not isinstance(message.delivery, Basic.GetOk):
@@ -242,7 +244,7 @@ class RabbitQueue(Queue):
         tags: list[str] = []
         try:
             for queue in (self._topology.urgent_queue, self._topology.queue):
-                async with asyncio.timeout(self._connection.patience_s):
+                async with in_time(self._connection.patience_s):
                     consuming = await channel.basic_consume(queue, self._came)
                 tags.append(str(consuming.consumer_tag))
             try:
@@ -259,7 +261,7 @@ class RabbitQueue(Queue):
             channel.on_consumer_cancel_callbacks.discard(cancelled)
             if not channel.is_closed:
                 for tag in tags:
-                    async with asyncio.timeout(self._connection.patience_s):
+                    async with in_time(self._connection.patience_s):
                         await channel.basic_cancel(tag)
 
     def _works(self) -> None:
@@ -342,8 +344,8 @@ class RabbitQueue(Queue):
         if tag is None or message.channel.is_closed:
             return
         try:
-            with broker_errors("cannot acknowledge"):
-                async with asyncio.timeout(self._connection.patience_s):
+            with broker_errors("cannot acknowledge", self._metrics):
+                async with in_time(self._connection.patience_s):
                     if how is Basic.Ack:
                         await message.channel.basic_ack(tag, wait=False)
                     else:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from livetape.adapters.sql.single import Single
 from livetape.clock import Clock, SystemClock
 from livetape.errors import StoreError, StoreUnavailableError
 
@@ -64,6 +65,11 @@ class Database(ABC):
     @abstractmethod
     def now(self, db: Connection) -> datetime:
         """The moment by the one clock that all processes on this database go by (leases), inside a unit. UTC."""
+
+    @property
+    def single(self) -> Single | None:
+        """What runs one statement as a transaction of its own; None where a unit of several is as quick."""
+        return None
 
 
 class UnitWriter(Protocol):

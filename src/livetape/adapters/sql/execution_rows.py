@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Boolean, Connection, Integer, Row, bindparam, insert, select, update
+from sqlalchemy import Boolean, Connection, Integer, Row, bindparam, insert, null, select, update
 
 from livetape.adapters.sql.prepared import Prepared, micros
-from livetape.adapters.sql.tables import event, execution, node_execution, node_output, tape
+from livetape.adapters.sql.single import moment_of
+from livetape.adapters.sql.tables import Moment, event, execution, node_execution, node_output, tape
 from livetape.errors import LeaseLostError, NotFoundError
 from livetape.events.channel import execution_channel, execution_tape
+from livetape.events.executions import ExecutionStatus
 from livetape.events.log import NewEvent
 from livetape.store.execution_events import execution_outputs
-from livetape.store.executions import Committed, ExecutionRow, NodeRow, Step
+from livetape.store.executions import Committed, ExecutionChange, ExecutionRow, NodeOutput, NodeRow, Step
 
 _COUNTED = {
     "last_number": tape.c.last_number + bindparam("count", type_=Integer),
@@ -40,7 +42,21 @@ _TOUCH_NODE: Final = Prepared(
 )
 _WAITS: Final = Prepared(update(node_execution).where(_SAME_NODE).values(waits=bindparam("waits")))
 _PROGRESS: Final = Prepared(update(execution).where(execution.c.id == bindparam("of")).values(recoveries=0))
-_FENCE = update(tape).where(tape.c.id == bindparam("tape")).values(fence=bindparam("lease"))
+_FENCE: Final = Prepared(update(tape).where(tape.c.id == bindparam("tape")).values(fence=bindparam("lease")))
+_INSERT_ROW: Final = Prepared(insert(execution), [c.name for c in execution.columns])
+_ENDED: Final = ("status", "status_reason", "stats", "cost", "ended_at")
+_END: Final = Prepared(
+    update(execution)
+    .where(
+        execution.c.id == bindparam("of"),
+        execution.c.lease_no == bindparam("lease", type_=Integer),
+        execution.c.status == ExecutionStatus.RUNNING,
+    )
+    .values({name: bindparam(name) for name in _ENDED} | {"lease_owner": null(), "lease_until": null()})
+)
+_FIELDS: Final = [c.name for c in execution.columns]
+_MOMENTS: Final = [c.name for c in execution.columns if isinstance(c.type, Moment)]
+_FLAGS: Final = [c.name for c in execution.columns if isinstance(c.type, Boolean)]
 
 
 def get_row(db: Connection, execution_id: str, user_id: str | None = None) -> ExecutionRow:
@@ -65,7 +81,7 @@ def hold_row(db: Connection, execution_id: str, user_id: str | None = None) -> E
 
 def set_fence(db: Connection, row: ExecutionRow, lease_no: int | None) -> None:
     """Say which lease may write to the tape from now on; None: no worker."""
-    db.execute(_FENCE, {"tape": row.tape_id, "lease": lease_no})
+    _FENCE.run(db, [{"tape": row.tape_id, "lease": lease_no}])
 
 
 def write_events(
@@ -106,13 +122,18 @@ def write_events(
                 for number, new in enumerate(events, first)
             ],
         )
+    return committed_events(row, events, last)
+
+
+def committed_events(row: ExecutionRow, events: Sequence[NewEvent], last: int) -> Committed:
+    """Events of which the last has this number."""
     return Committed(
         tape=execution_tape(row.id),
         channel=execution_channel(row.user_id, row.graph_id, row.id),
         epoch=row.epoch,
         graph_id=row.graph_id,
         execution_id=row.id,
-        first=first,
+        first=last - len(events) + 1,
         events=events,
     )
 
@@ -131,10 +152,7 @@ def write_nodes(db: Connection, step: Step) -> None:
     if step.outputs:
         _INSERT_OUTPUTS.run(
             db,
-            [
-                {"execution_id": of, "seq": o.seq, "position": o.index, "name": o.name, "value": o.value}
-                for o in step.outputs
-            ],
+            [output_values(of, output) for output in step.outputs],
         )
     if step.progressed:
         _PROGRESS.run(db, [{"of": of}])
@@ -142,7 +160,7 @@ def write_nodes(db: Connection, step: Step) -> None:
 
 def insert_nodes(db: Connection, execution_id: str, nodes: Sequence[NodeRow]) -> None:
     """New node executions, with the outputs that they have already."""
-    _INSERT_NODES.run(db, [_node_values(execution_id, node) for node in nodes])
+    _INSERT_NODES.run(db, [node_values(execution_id, node) for node in nodes])
     outputs = [
         {"execution_id": execution_id, "seq": node.seq, "position": position, "name": name, "value": value}
         for node in nodes
@@ -159,6 +177,46 @@ def touch_node(db: Connection, execution_id: str, node: NodeRow) -> None:
 
 def to_row(row: Row[Any]) -> ExecutionRow:
     return ExecutionRow(**row._mapping)
+
+
+def plain_row(values: Sequence[Any]) -> ExecutionRow:
+    """From the plain values of all columns, in the order of the table."""
+    named: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
+    for name in _MOMENTS:
+        if named[name] is not None:
+            named[name] = moment_of(named[name])
+    for name in _FLAGS:
+        named[name] = bool(named[name])
+    named["status"] = ExecutionStatus(named["status"])
+    return ExecutionRow(**named)
+
+
+def plain_values(row: ExecutionRow) -> dict[str, Any]:
+    """All columns as plain values."""
+    named = row_values(row)
+    for name in _MOMENTS:
+        named[name] = micros(named[name])
+    named["status"] = row.status.value
+    return named
+
+
+def insert_row(db: Connection, row: ExecutionRow) -> None:
+    """A new execution."""
+    _INSERT_ROW.run(db, [plain_values(row)])
+
+
+def end_row(db: Connection, execution_id: str, lease_no: int, ended: ExecutionChange) -> bool:
+    """End what runs under this lease; False: it does not."""
+    given = {
+        "of": execution_id,
+        "lease": lease_no,
+        "status": ended.status.value,
+        "status_reason": ended.status_reason,
+        "stats": ended.stats,
+        "cost": ended.cost,
+        "ended_at": micros(ended.ended_at),
+    }
+    return _END.run(db, [given]) > 0
 
 
 def row_values(row: ExecutionRow) -> dict[str, Any]:
@@ -190,9 +248,12 @@ def read_outputs(db: Connection, execution_id: str) -> dict[str, list[Any]]:
 
 
 def _touch(execution_id: str, node: NodeRow) -> dict[str, Any]:
+    return {"of": execution_id, "nr": node.seq, **touched_values(node)}
+
+
+def touched_values(node: NodeRow) -> dict[str, Any]:
+    """What changes while a node execution goes on, as plain values."""
     return {
-        "of": execution_id,
-        "nr": node.seq,
         "status": node.status.value,
         "status_reason": node.status_reason,
         "queue_time": micros(node.queue_time),
@@ -203,7 +264,19 @@ def _touch(execution_id: str, node: NodeRow) -> dict[str, Any]:
     }
 
 
-def _node_values(execution_id: str, node: NodeRow) -> dict[str, Any]:
+def output_values(execution_id: str, output: NodeOutput) -> dict[str, Any]:
+    """A row of outputs as plain values."""
+    return {
+        "execution_id": execution_id,
+        "seq": output.seq,
+        "position": output.index,
+        "name": output.name,
+        "value": output.value,
+    }
+
+
+def node_values(execution_id: str, node: NodeRow) -> dict[str, Any]:
+    """The row of a node execution as plain values."""
     return {
         "execution_id": execution_id,
         "seq": node.seq,

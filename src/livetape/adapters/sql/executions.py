@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, func, literal, select, update
 from livetape.adapters.sql import leasing, reviews, starting
 from livetape.adapters.sql.database import Database
 from livetape.adapters.sql.execution_rows import (
+    end_row,
     get_row,
     hold_row,
     read_nodes,
@@ -19,11 +20,13 @@ from livetape.adapters.sql.execution_rows import (
     write_events,
     write_nodes,
 )
+from livetape.adapters.sql.single_executions import SingleExecutions
+from livetape.adapters.sql.single_steps import is_single
 from livetape.adapters.sql.tables import execution, node_execution, queue_pause, tape
 from livetape.adapters.sql.transitions import CANCELLED, NEVER, Transitions, Written
 from livetape.clock import Clock, SystemClock
 from livetape.errors import LeaseLostError, NotFoundError, StoreUnavailableError
-from livetape.events.executions import ALLOWED_SOURCES, ExecutionStatus
+from livetape.events.executions import ExecutionStatus
 from livetape.observability import get_logger
 from livetape.store.executions import (
     ClaimLimits,
@@ -73,10 +76,7 @@ class SqlExecutionStore(ExecutionStore):
         self._ring = ring
         self._clock = clock or SystemClock()
         self._hint = hint
-
-    def on_hint(self, hint: Callable[[str], None]) -> None:
-        """Whom to tell from now on; for who is made after the store."""
-        self._hint = hint
+        self._single = None if database.single is None else SingleExecutions(database.single)
 
     async def _change(
         self,
@@ -100,17 +100,24 @@ class SqlExecutionStore(ExecutionStore):
             result, written = await self._database.write(run, brief=brief, read_committed=fenced)
         else:
             result, written = await self._database.locked_write(lock, run)
+        self._tell(written)
+        return result
+
+    def _tell(self, written: Written) -> None:
         for committed in written.committed:
             self._on_commit(committed)
         if written.rang:
             self._ring()
         for execution_id in written.hints:
             self._hint(execution_id)
-        return result
 
     # -- starting and reading --------------------------------------------------------------------------------------
 
     async def start(self, new: NewExecution, *, idempotency: IdempotencyKey | None = None) -> tuple[ExecutionRow, bool]:
+        if self._single is not None and idempotency is None and not new.nodes:
+            row, written = await self._single.start(new)
+            self._tell(written)
+            return row, False
         brief = len(new.inputs) <= BRIEF_BYTES and not new.nodes
         return await self._change(lambda change: starting.start_once(change, new, idempotency), brief=brief)
 
@@ -147,8 +154,14 @@ class SqlExecutionStore(ExecutionStore):
         self, execution_id: str, *, owner: str, lease_seconds: float, limits: ClaimLimits | None = None
     ) -> ExecutionRow | None:
         limits = limits or _NO_LIMITS
+        limited = limits.per_user is not None or limits.per_graph is not None
+        if self._single is not None and not limited:
+            claimed = await self._single.claim(execution_id, owner, lease_seconds, limits.run_seconds)
+            if claimed is not None:
+                self._tell(claimed[1])
+                return claimed[0]
         lock = None
-        if limits.per_user is not None or limits.per_graph is not None:
+        if limited:
             # Slots are counted from rows: nobody else may count this user's at the same time.
             try:
                 lock = f"slots:{(await self.get(execution_id)).user_id}"
@@ -159,6 +172,9 @@ class SqlExecutionStore(ExecutionStore):
         )
 
     async def commit(self, step: Step, row: ExecutionRow) -> None:
+        if self._single is not None and is_single(step, row):
+            self._tell(await self._single.commit(step, row))
+            return
         brief = sum(len(event.payload) for event in step.events) <= BRIEF_BYTES
         goes_on = step.change is None and not step.abandoned
         await self._change(
@@ -189,26 +205,9 @@ class SqlExecutionStore(ExecutionStore):
     def _end(self, change: Transitions, step: Step, ended: ExecutionChange, row: ExecutionRow) -> None:
         if step.is_parent:
             change.stop_children(row.id)
-        values: dict[str, Any] = {
-            "status": ended.status,
-            "status_reason": ended.status_reason,
-            "stats": ended.stats,
-            "cost": ended.cost,
-            "ended_at": ended.ended_at,
-        }
-        if ended.status is not ExecutionStatus.RUNNING:
-            values |= {"lease_owner": None, "lease_until": None}
-            set_fence(change.db, row, None)
-        changed = change.db.execute(
-            update(execution)
-            .where(
-                execution.c.id == step.execution_id,
-                execution.c.lease_no == step.lease_no,
-                execution.c.status.in_(ALLOWED_SOURCES[ended.status]),
-            )
-            .values(values)
-        )
-        if not changed.rowcount:
+        set_fence(change.db, row, None)
+        changed = end_row(change.db, step.execution_id, step.lease_no, ended)
+        if not changed:
             raise LeaseLostError
         if ended.status.is_terminal:
             change.after_end(row, ran=True)

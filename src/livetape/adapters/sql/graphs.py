@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, Row, bindparam, delete, func, insert, literal_column, select, update
 from sqlalchemy.exc import IntegrityError
 
 from livetape.adapters.sql.database import Database
+from livetape.adapters.sql.prepared import Prepared
+from livetape.adapters.sql.single import moment_of
 from livetape.adapters.sql.tables import graph, tape
 from livetape.clock import new_epoch
 from livetape.errors import ConflictError, NotFoundError
 from livetape.events.channel import execution_pattern, graph_tape
 from livetape.store.graphs import GraphRow, GraphStore
+
+_COLUMNS: Final = [column.name for column in graph.columns]
+_VERSION: Final = bindparam("version", type_=Integer)
+_GET: Final = Prepared(
+    select(graph)
+    .where(graph.c.id == bindparam("of"), graph.c.user_id == bindparam("whose"))
+    .where(_VERSION.is_(None) | (graph.c.version == _VERSION))
+    .order_by(graph.c.is_active.desc(), graph.c.version.desc())
+    .limit(literal_column("1"))
+)
+_GET_SQL: Final = (
+    f"SELECT {', '.join(_COLUMNS)} FROM graph WHERE id = $1::varchar AND user_id = $2::varchar"  # noqa: S608 - our names
+    " AND ($3::int IS NULL OR version = $3::int) ORDER BY is_active DESC, version DESC LIMIT 1"
+)
 
 
 class SqlGraphStore(GraphStore):
@@ -59,16 +76,17 @@ class SqlGraphStore(GraphStore):
         return await self._database.write(unit)
 
     async def get(self, user_id: str, graph_id: str, version: int | None = None) -> GraphRow:
-        query = select(graph).where(graph.c.id == graph_id, graph.c.user_id == user_id)
-        if version is None:
-            query = query.order_by(graph.c.is_active.desc(), graph.c.version.desc()).limit(1)
+        single = self._database.single
+        if single is None:
+            asked = {"of": graph_id, "whose": user_id, "version": version}
+            rows = await self._database.read(lambda db: _GET.all(db, asked))
         else:
-            query = query.where(graph.c.version == version)
-        row = await self._database.read(lambda db: db.execute(query).one_or_none())
-        if row is None:
+            rows = await single.fetch(_GET_SQL, [graph_id, user_id, version], reads=True)
+        if not rows:
             which = "" if version is None else f" version {version}"
             raise NotFoundError(f"Graph #{graph_id}{which} not found.")
-        return _row(row)
+        found = dict(zip(_COLUMNS, rows[0], strict=True))
+        return GraphRow(**found | {"is_active": bool(found["is_active"]), "created_at": moment_of(found["created_at"])})
 
     async def list(self, user_id: str, *, limit: int = 250) -> Sequence[GraphRow]:
         query = (

@@ -6,9 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, exists, func, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    String,
+    bindparam,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 
-from livetape.adapters.sql.execution_rows import hold_row, read_outputs, set_fence, to_row, write_events
+from livetape.adapters.sql.execution_rows import hold_row, plain_row, read_outputs, set_fence, to_row, write_events
 from livetape.adapters.sql.prepared import Prepared, micros
 from livetape.adapters.sql.queue import HIDDEN_S
 from livetape.adapters.sql.tables import doorbell, execution, queue_pause
@@ -25,7 +39,37 @@ HELD_S: Final = 60.0
 
 PAUSED: Final = "run"
 _BATCH: Final = 200
-_CLAIMABLE: Final = (ExecutionStatus.QUEUED, ExecutionStatus.INCOMPLETE, ExecutionStatus.REVIEW)
+CLAIMABLE: Final = (ExecutionStatus.QUEUED, ExecutionStatus.INCOMPLETE, ExecutionStatus.REVIEW)
+
+
+def _due(of: ColumnElement[str], now: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether it may be claimed."""
+    return (
+        (execution.c.id == of)
+        & or_(*(execution.c.status == status for status in CLAIMABLE))
+        & (execution.c.due_at.is_(None) | (execution.c.due_at <= now))
+        & ~exists(select(queue_pause.c.name).where(queue_pause.c.name == PAUSED))
+    )
+
+
+_NOW: Final = bindparam("now", type_=BigInteger)
+_CLAIM: Final = Prepared(
+    update(execution)
+    .where(_due(bindparam("of", type_=String), _NOW))
+    .values(
+        status=ExecutionStatus.RUNNING,
+        status_reason=null(),
+        started_at=func.coalesce(execution.c.started_at, _NOW),
+        lease_owner=bindparam("owner", type_=String),
+        lease_no=execution.c.lease_no + 1,
+        lease_until=bindparam("until", type_=BigInteger),
+        due_at=null(),
+        ring_at=null(),
+        held=null(),
+        deadline_at=func.coalesce(execution.c.deadline_at, bindparam("ends", type_=BigInteger)),
+    )
+    .returning(*execution.columns)
+)
 
 
 def claim(
@@ -33,41 +77,24 @@ def claim(
 ) -> ExecutionRow | None:
     """Take it if it is due, the queue is not paused, and no limit is reached."""
     db, now = change.db, change.now
-    due = (
-        (execution.c.id == execution_id)
-        & execution.c.status.in_(_CLAIMABLE)
-        & (execution.c.due_at.is_(None) | (execution.c.due_at <= now))
-        & ~exists(select(queue_pause.c.name).where(queue_pause.c.name == PAUSED))
-    )
-    if (limits.per_user or limits.per_graph) and _held_back(change, due, limits):
+    if (limits.per_user or limits.per_graph) and _held_back(change, execution_id, limits):
         return None
-    values: dict[str, Any] = {
-        "status": ExecutionStatus.RUNNING,
-        "status_reason": None,
-        "started_at": func.coalesce(execution.c.started_at, _moment(now)),
-        "lease_owner": owner,
-        "lease_no": execution.c.lease_no + 1,
-        "lease_until": now + timedelta(seconds=lease_seconds),
-        "due_at": None,
-        "ring_at": None,
-        "held": None,
-    }
-    if limits.run_seconds is not None:
-        ends = _moment(now + timedelta(seconds=limits.run_seconds))
-        values["deadline_at"] = func.coalesce(execution.c.deadline_at, ends)
-    claimed = db.execute(update(execution).where(due).values(values).returning(execution)).one_or_none()
+    ends = None if limits.run_seconds is None else now + timedelta(seconds=limits.run_seconds)
+    given = {"of": execution_id, "owner": owner, "now": micros(now), "ends": micros(ends)}
+    claimed = _CLAIM.one(db, given | {"until": micros(now + timedelta(seconds=lease_seconds))})
     if claimed is None:
         return None
-    row = to_row(claimed)
+    row = plain_row(claimed)
     set_fence(db, row, row.lease_no)
     outputs = read_outputs(db, row.id) if row.lease_no > 1 or row.forked_from is not None else None
     change.written.committed.append(write_events(db, row, [graph_event(row, outputs)], now, fenced=True))
     return row
 
 
-def _held_back(change: Transitions, due: ColumnElement[bool], limits: ClaimLimits) -> bool:
+def _held_back(change: Transitions, execution_id: str, limits: ClaimLimits) -> bool:
     """Whether it has to wait for a slot; then it is noted, so that the end of another rings it."""
     db = change.db
+    due = _due(literal(execution_id), _moment(change.now))
     found = db.execute(select(execution.c.id, execution.c.user_id, execution.c.graph_id).where(due)).one_or_none()
     if found is None:
         return False
@@ -83,7 +110,27 @@ def _held_back(change: Transitions, due: ColumnElement[bool], limits: ClaimLimit
         return False
     ring_at = change.now + timedelta(seconds=HELD_S)
     db.execute(update(execution).where(execution.c.id == found.id).values(held=held, ring_at=ring_at))
+    if held == "graph":
+        _ring_beside(change, found.user_id, found.graph_id)
     return True
+
+
+def _ring_beside(change: Transitions, user_id: str, graph_id: str) -> None:
+    """A slot of the user is free that this graph may not take: ring the first of another graph that waited for one."""
+    first = (
+        select(execution.c.id)
+        .where(execution.c.user_id == user_id, execution.c.held == "user", execution.c.graph_id != graph_id)
+        .order_by(execution.c.priority.desc(), execution.c.created_at, execution.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    rung = {"held": None, "ring_at": change.now + timedelta(seconds=RING_AGAIN_S)}
+    returned = (execution.c.id, execution.c.lease_no, execution.c.priority)
+    found = change.db.execute(
+        update(execution).where(execution.c.id == first).values(rung).returning(*returned)
+    ).first()
+    if found is not None:
+        change.ring(found.id, found.lease_no, found.priority)
 
 
 def _count(db: Connection, where: ColumnElement[bool]) -> int:

@@ -24,6 +24,8 @@ class SqlMemory:
 
     async def get(self, user_id: str, key: str) -> tuple[bool, Any]:
         """Whether there is one, and it."""
+        if "\0" in key:
+            return False, None
         query = select(key_value.c.value).where(key_value.c.user_id == user_id, key_value.c.key == key)
         found = await self._database.read(lambda db: db.execute(query).scalar())
         return (False, None) if found is None else (True, from_json(found))
@@ -32,8 +34,10 @@ class SqlMemory:
         """Keep it in place of what was there.
 
         Raises:
-            BlockExecutionError: it is larger than 1 MiB as JSON.
+            BlockExecutionError: it is larger than 1 MiB as JSON, or its key cannot be kept.
         """
+        if "\0" in key:
+            raise BlockExecutionError("the key of a kept value has a zero character")
         body = to_json(value)
         if len(body) > MAX_BYTES:
             raise BlockExecutionError(f"a kept value of {len(body)} bytes; at most {MAX_BYTES} are kept")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Connection
+from sqlalchemy import BindParameter, Connection, Select
 from sqlalchemy.sql.dml import UpdateBase
 
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ def micros(moment: datetime | None) -> int | None:
 class Prepared:
     """A statement whose parameters are given as plain column values (no types are applied: see `micros`)."""
 
-    def __init__(self, statement: UpdateBase, columns: Iterable[str] | None = None) -> None:
+    def __init__(self, statement: UpdateBase | Select[Any], columns: Iterable[str] | None = None) -> None:
         self._statement = statement
         self._columns = None if columns is None else list(columns)
         self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
@@ -50,6 +50,17 @@ class Prepared:
         try:
             cursor.execute(sql, _positional(constants | row, order))
             found: tuple[Any, ...] | None = cursor.fetchone()
+            return found
+        finally:
+            cursor.close()
+
+    def all(self, db: Connection, row: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Execute; every row it returned."""
+        sql, order, constants = self._sql(db)
+        cursor = db.connection.cursor()
+        try:
+            cursor.execute(sql, _positional(constants | row, order))
+            found: list[tuple[Any, ...]] = list(cursor.fetchall())
             return found
         finally:
             cursor.close()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Integer, bindparam, delete, func, insert, select, update
 
 from livetape.adapters.sql.database import Database
 from livetape.adapters.sql.notices import DOORBELL, notify
+from livetape.adapters.sql.prepared import Prepared, micros
+from livetape.adapters.sql.single import GONE_SQL, TAKE_SQL, moment_of
 from livetape.adapters.sql.tables import doorbell
 from livetape.clock import Clock
 from livetape.engine.queue import Delivery, Doorbell, Queue
@@ -25,6 +27,33 @@ HIDDEN_S: Final = 15.0
 
 KEPT_TAGS: Final = 10_000
 """Deliveries that nobody answered are forgotten beyond these: their doorbells came again long ago."""
+
+
+_INSERT: Final = Prepared(insert(doorbell), ["graph_exec_id", "kind", "enqueue_no", "priority", "taken", "due_at"])
+_REMOVE: Final = Prepared(
+    delete(doorbell).where(
+        doorbell.c.id == bindparam("of"), doorbell.c.taken, doorbell.c.due_at == bindparam("until", type_=BigInteger)
+    )
+)
+_DUE: Final = Prepared(
+    select(
+        doorbell.c.id,
+        doorbell.c.graph_exec_id,
+        doorbell.c.enqueue_no,
+        doorbell.c.kind,
+        doorbell.c.priority,
+    )
+    .where(doorbell.c.due_at <= bindparam("now", type_=BigInteger))
+    .order_by(doorbell.c.priority.desc(), doorbell.c.due_at, doorbell.c.id)
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+_HIDE: Final = Prepared(
+    update(doorbell)
+    .where(doorbell.c.id == bindparam("of"))
+    .values(due_at=bindparam("until", type_=BigInteger), taken=True)
+)
+_NEXT: Final = Prepared(select(func.min(doorbell.c.due_at)))
 
 
 class _Taken(NamedTuple):
@@ -80,9 +109,7 @@ class SqlQueue(Queue):
                 pass
 
     async def _looked(self, limit: int) -> tuple[list[Delivery], float | None]:
-        look = asyncio.ensure_future(
-            self._database.write(lambda db: self._take(db, limit), brief=True, read_committed=True)
-        )
+        look = asyncio.ensure_future(self._take(limit))
         try:
             taken, next_due_s = await asyncio.shield(look)
         except asyncio.CancelledError:
@@ -106,42 +133,60 @@ class SqlQueue(Queue):
         except StoreUnavailableError:
             return
         if taken:
-            await self._tried(lambda db: self._show(db, taken), "given back")
+            await self._given_back(taken)
             self.ring()
 
-    def _take(self, db: Connection, limit: int) -> tuple[list[_Taken], float | None]:
+    async def _take(self, limit: int) -> tuple[list[_Taken], float | None]:
+        single = self._database.single
+        if single is None:
+            return await self._database.write(lambda db: self._take_by_unit(db, limit), brief=True, read_committed=True)
+        now = single.moment() if self._clock is None else self._clock.now()
+        rows = await single.fetch(TAKE_SQL, [micros(now), limit, self._hidden_for // timedelta(microseconds=1)])
+        taken = [
+            _Taken(row[0], moment_of(row[5]), Doorbell(row[1], row[2], row[3], row[4]))
+            for row in rows
+            if row[0] is not None
+        ]
+        moment, next_due = rows[0][7], rows[0][8]
+        return taken, None if taken or next_due is None else (next_due - moment) / 1_000_000
+
+    def _take_by_unit(self, db: Connection, limit: int) -> tuple[list[_Taken], float | None]:
         now = self._now(db)
-        rows = db.execute(
-            select(doorbell)
-            .where(doorbell.c.due_at <= now)
-            .order_by(doorbell.c.priority.desc(), doorbell.c.due_at, doorbell.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).all()
+        rows = _DUE.all(db, {"now": micros(now), "most": limit})
         if rows:
             until = now + self._hidden_for
-            of = [row.id for row in rows]
-            db.execute(update(doorbell).where(doorbell.c.id.in_(of)).values(due_at=until, taken=True))
-            return [_Taken(row.id, until, _doorbell(row)) for row in rows], None
-        next_due = db.execute(select(func.min(doorbell.c.due_at))).scalar()
-        return [], None if next_due is None else (next_due - now).total_seconds()
+            _HIDE.run(db, [{"of": row[0], "until": micros(until)} for row in rows])
+            return [_Taken(row[0], until, Doorbell(*row[1:])) for row in rows], None
+        ((next_due,),) = _NEXT.all(db, {})
+        return [], None if next_due is None else (moment_of(next_due) - now).total_seconds()
 
     async def ack(self, delivery: Delivery) -> None:
         taken = self._taken.pop(delivery.tag, None)
         if taken is not None:
-            gone = delete(doorbell).where(_still(taken))
-            await self._tried(lambda db: db.execute(gone), "acknowledged")
+            await self._tried(self._remove(taken), "acknowledged")
 
     async def nack(self, delivery: Delivery, *, delay_s: float = 0) -> None:
         taken = self._taken.pop(delivery.tag, None)
         if taken is not None:
-            await self._tried(lambda db: self._show(db, [taken], delay_s), "given back")
+            await self._given_back([taken], delay_s)
             self.ring()
 
-    async def _tried(self, unit: Callable[[Connection], object], what: str) -> None:
+    async def _remove(self, taken: _Taken) -> None:
+        single = self._database.single
+        if single is None:
+            gone = {"of": taken.row_id, "until": micros(taken.hidden_until)}
+            await self._database.write(lambda db: _REMOVE.run(db, [gone]), brief=True, read_committed=True)
+        else:
+            await single.fetch(GONE_SQL, [taken.row_id, micros(taken.hidden_until)])
+
+    async def _given_back(self, taken: Sequence[_Taken], delay_s: float = 0) -> None:
+        showing = self._database.write(lambda db: self._show(db, taken, delay_s), brief=True, read_committed=True)
+        await self._tried(showing, "given back")
+
+    async def _tried(self, writing: Awaitable[object], what: str) -> None:
         """It comes again by itself when this cannot be written now."""
         try:
-            await self._database.write(unit, brief=True, read_committed=True)
+            await writing
         except StoreUnavailableError as error:
             logger.warning("a doorbell cannot be %s: %s", what, error, extra={"action": "queue_retry"})
 
@@ -172,7 +217,7 @@ class SqlQueue(Queue):
         taken = list(self._taken.values())
         self._taken.clear()
         if taken:
-            await self._tried(lambda db: self._show(db, taken), "given back")
+            await self._given_back(taken)
 
     def _now(self, db: Connection) -> datetime:
         return self._database.now(db) if self._clock is None else self._clock.now()
@@ -185,16 +230,18 @@ class SqlQueue(Queue):
 def insert_doorbell(db: Connection, bell: Doorbell, now: datetime | Clock, delay_s: float = 0) -> None:
     """Write a doorbell in the transaction that queues the execution, and ring it with the commit."""
     moment = now if isinstance(now, datetime) else now.now()
-    db.execute(
-        insert(doorbell),
-        {
-            "graph_exec_id": bell.graph_exec_id,
-            "kind": bell.kind,
-            "enqueue_no": bell.enqueue_no,
-            "priority": bell.priority,
-            "taken": False,
-            "due_at": moment + timedelta(seconds=delay_s),
-        },
+    _INSERT.run(
+        db,
+        [
+            {
+                "graph_exec_id": bell.graph_exec_id,
+                "kind": bell.kind,
+                "enqueue_no": bell.enqueue_no,
+                "priority": bell.priority,
+                "taken": False,
+                "due_at": micros(moment + timedelta(seconds=delay_s)),
+            }
+        ],
     )
     notify(db, DOORBELL)
 
@@ -202,7 +249,3 @@ def insert_doorbell(db: Connection, bell: Doorbell, now: datetime | Clock, delay
 def _still(taken: _Taken) -> ColumnElement[bool]:
     """The row as it was taken: not one that others took since, nor a new one that got the id of a deleted one."""
     return (doorbell.c.id == taken.row_id) & doorbell.c.taken & (doorbell.c.due_at == taken.hidden_until)
-
-
-def _doorbell(row: Row[Any]) -> Doorbell:
-    return Doorbell(row.graph_exec_id, row.enqueue_no, row.kind, row.priority)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -69,6 +69,11 @@ class SqlTapeRelayStore(TapeRelayStore):
     async def published(self, name: str) -> int:
         query = select(tape.c.published).where(tape.c.name == name)
         return await self._database.read(lambda db: db.execute(query).scalar()) or 0
+
+    async def published_all(self, tapes: Collection[str]) -> dict[str, int]:
+        query = select(tape.c.name, tape.c.published).where(tape.c.name.in_(sorted(tapes)))
+        rows = await self._database.read(lambda db: db.execute(query).all())
+        return {row.name: row.published or 0 for row in rows}
 
     async def mark_published(self, upto: dict[str, int]) -> None:
         # In one order for everybody, so that two processes that mark the same tapes do not block each other.

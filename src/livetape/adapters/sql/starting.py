@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
-from livetape.adapters.sql.execution_rows import get_row, insert_nodes, row_values
+from livetape.adapters.sql.execution_rows import get_row, insert_nodes, insert_row
+from livetape.adapters.sql.prepared import Prepared, micros
 from livetape.adapters.sql.tables import execution, idempotency, review, tape
 from livetape.adapters.sql.transitions import RING_AGAIN_S, Transitions
 from livetape.errors import ConflictError
@@ -20,6 +21,14 @@ from livetape.store.reviews import NewReview, ReviewStatus
 
 START_ROUTE: Final = "start_execution"
 IDEMPOTENCY_FOR: Final = timedelta(hours=24)
+
+_INSERT_TAPE: Final = Prepared(
+    insert(tape).returning(tape.c.id),
+    [
+        *("name", "owner", "graph_id", "channel", "epoch", "created_at"),
+        *("last_number", "first_number", "final", "published"),
+    ],
+)
 
 
 def start_once(change: Transitions, new: NewExecution, key: IdempotencyKey | None) -> tuple[ExecutionRow, bool]:
@@ -34,24 +43,43 @@ def start_once(change: Transitions, new: NewExecution, key: IdempotencyKey | Non
 def start_execution(change: Transitions, new: NewExecution) -> ExecutionRow:
     """Write it, QUEUED and rung."""
     db, now = change.db, change.now
-    tape_id = db.execute(
-        insert(tape).returning(tape.c.id),
-        {
-            "name": execution_tape(new.id),
-            "owner": new.user_id,
-            "graph_id": new.graph_id,
-            "channel": execution_channel(new.user_id, new.graph_id, new.id),
-            "epoch": new.epoch,
-            "last_number": 0,
-            "first_number": 1,
-            "final": False,
-            "published": 0,
-            "created_at": new.created_at,
-        },
-    ).scalar_one()
+    numbers = {"last_number": 0, "first_number": 1, "final": False, "published": 0}
+    named = tape_values(new) | {"created_at": micros(new.created_at)}
+    made = _INSERT_TAPE.one(db, named | numbers)
+    assert made is not None
+    tape_id = made[0]
     ends = None if new.queue_seconds is None else now + timedelta(seconds=new.queue_seconds)
     ring_at = now + timedelta(seconds=RING_AGAIN_S)
-    row = ExecutionRow(
+    row = new_row(new, tape_id, ring_at if ends is None else min(ring_at, ends), ends)
+    insert_row(db, row)
+    events: list[NewEvent] = []
+    if new.nodes:
+        insert_nodes(db, row.id, new.nodes)
+        for node in new.nodes:
+            events.extend(stored_output_events(row, node))
+            if node.status is not ExecutionStatus.INCOMPLETE:
+                events.append(stored_node_event(row, node))
+    events.append(graph_event(row, execution_outputs(new.nodes)))
+    change.tell(row, events)
+    change.ring(row.id, 0, row.priority)
+    return row
+
+
+def tape_values(new: NewExecution) -> dict[str, Any]:
+    """What its tape is called, and whose it is."""
+    return {
+        "name": execution_tape(new.id),
+        "owner": new.user_id,
+        "graph_id": new.graph_id,
+        "channel": execution_channel(new.user_id, new.graph_id, new.id),
+        "epoch": new.epoch,
+        "created_at": new.created_at,
+    }
+
+
+def new_row(new: NewExecution, tape_id: int, ring_at: datetime, ends: datetime | None) -> ExecutionRow:
+    """A new execution, QUEUED. `ends`: nobody may claim it for the first time after this moment."""
+    return ExecutionRow(
         id=new.id,
         user_id=new.user_id,
         graph_id=new.graph_id,
@@ -77,21 +105,9 @@ def start_execution(change: Transitions, new: NewExecution) -> ExecutionRow:
         depth=new.depth,
         queue_deadline_at=ends,
         dry_run=new.dry_run,
-        ring_at=ring_at if ends is None else min(ring_at, ends),
+        ring_at=ring_at,
         masks=new.masks,
     )
-    db.execute(insert(execution), row_values(row))
-    events: list[NewEvent] = []
-    if new.nodes:
-        insert_nodes(db, row.id, new.nodes)
-        for node in new.nodes:
-            events.extend(stored_output_events(row, node))
-            if node.status is not ExecutionStatus.INCOMPLETE:
-                events.append(stored_node_event(row, node))
-    events.append(graph_event(row, execution_outputs(new.nodes)))
-    change.tell(row, events)
-    change.ring(row.id, 0, row.priority)
-    return row
 
 
 def start_child(change: Transitions, new: NewExecution) -> None:

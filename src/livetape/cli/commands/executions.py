@@ -1,9 +1,10 @@
-"""`livetape executions`: list, show, stop."""
+"""`livetape executions`: list, show, stop, retry, rerun."""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import click
 
@@ -16,7 +17,7 @@ from livetape.cli.render import compact, duration, output_lines, preview, reason
 
 @click.group("executions")
 def command() -> None:
-    """List, show and stop executions."""
+    """List, show, stop and repeat executions."""
 
 
 @command.command("list")
@@ -96,3 +97,37 @@ def stop(ctx: click.Context, execution: str, wait: float) -> None:
     if not item:
         raise CommandError("conflict", "nothing to stop: it has ended", fix="livetape executions show")
     click.echo(item["status"])
+
+
+@command.command("retry")
+@click.argument("execution")
+@click.option("--from", "from_node", metavar="NODE", help="Run this node and everything downstream of it in any case.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key starts one execution, however often.")
+@target_options
+@click.pass_context
+def retry(ctx: click.Context, execution: str, from_node: str | None, idempotency_key: str | None) -> None:
+    """Go on where EXECUTION failed or was stopped, as a new execution, and print its id.
+
+    What completed is taken over and not run again. Follow it with livetape tail.
+    """
+    _repeat(ctx, execution, "retry", {"from_node": from_node}, idempotency_key)
+
+
+@command.command("rerun")
+@click.argument("execution")
+@click.option("--idempotency-key", metavar="KEY", help="The same key starts one execution, however often.")
+@target_options
+@click.pass_context
+def rerun(ctx: click.Context, execution: str, idempotency_key: str | None) -> None:
+    """Start the graph of EXECUTION once more, in the same version with the same inputs, and print the new id."""
+    _repeat(ctx, execution, "rerun", None, idempotency_key)
+
+
+def _repeat(ctx: click.Context, execution: str, how: str, body: dict[str, Any] | None, key: str | None) -> None:
+    async def work(client: Client) -> Any:
+        found = await client.find_execution(execution)
+        path = f"/api/graphs/{quote(found['graph_id'], safe='')}/executions/{quote(found['id'], safe='')}/{how}"
+        # A key of its own, so that a connection that fails can be tried again.
+        return await client.post(path, body, idempotency_key=key or uuid4().hex)
+
+    click.echo(with_client(app_of(ctx), work)["id"])

@@ -15,7 +15,6 @@ from livetape.cli.commands import serve_worker
 from livetape.cli.options import App, app_of, data_dir_option, verbose_option
 from livetape.cli.running import Running, loop_factory, settle, shown_url
 from livetape.cli.workers import Lifeline, Workers
-from livetape.errors import ConfigError
 
 if TYPE_CHECKING:
     from livetape.runtime.gateway import GatewayInfo
@@ -41,16 +40,11 @@ def serve_all(ctx: click.Context, host: str | None, port: int | None) -> int:
     Needs LIVETAPE_BUS (or REDIS_HOST). State is kept in the data folder.
     """
     from livetape.cli.commands.up import start
+    from livetape.runtime.shared import check_shared
 
     app = app_of(ctx)
     settings = _load(app, host, port)
-    if not settings.is_distributed:
-        raise ConfigError(
-            "there is no Redis for others to see what happens here",
-            because="neither LIVETAPE_BUS nor REDIS_HOST is set",
-            set_by="bus",
-            fix="set LIVETAPE_BUS=redis://HOST:6379/0; or run without other processes: livetape up",
-        )
+    check_shared(settings, "livetape serve all", database=False)
     return start(app, settings, command="livetape serve all", drain_seconds=ALL_DRAIN_S)
 
 
@@ -114,7 +108,7 @@ def serve_api(ctx: click.Context, host: str | None, port: int | None) -> int:
     Needs LIVETAPE_DATABASE (PostgreSQL) and LIVETAPE_BUS.
     """
     from livetape.cli.commands.up import start
-    from livetape.runtime.worker import check_shared
+    from livetape.runtime.shared import check_shared
 
     app = app_of(ctx)
     settings = _load(app, host, port)

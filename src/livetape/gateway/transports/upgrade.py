@@ -236,6 +236,8 @@ class Upgrade(asyncio.Protocol):
             raise TransportClosedError
 
     def _answer(self, status: int, headers: str, body: bytes) -> None:
+        if self._lost or self._transport.is_closing():
+            return  # whoever asked is gone
         date = email.utils.formatdate(usegmt=True)
         head = (
             f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}\r\n{headers}"

@@ -59,11 +59,7 @@ def make_engine(url: str, options: PostgresOptions, *, pool: int | None = None) 
         ConfigError: not the URL of a PostgreSQL database.
     """
     check_url(url)
-    session = {
-        "statement_timeout": _milliseconds(options.statement_s),
-        "lock_timeout": _milliseconds(options.lock_s),
-        "idle_in_transaction_session_timeout": _milliseconds(options.unit_s),
-    }
+    session = session_settings(options)
 
     async def creator() -> Any:
         return await connect(url, timeout_s=options.connect_s, **session)
@@ -77,6 +73,15 @@ def make_engine(url: str, options: PostgresOptions, *, pool: int | None = None) 
         pool_use_lifo=True,
         pool_recycle=1800,
     )
+
+
+def session_settings(options: PostgresOptions) -> dict[str, str]:
+    """The time limits that the server keeps."""
+    return {
+        "statement_timeout": _milliseconds(options.statement_s),
+        "lock_timeout": _milliseconds(options.lock_s),
+        "idle_in_transaction_session_timeout": _milliseconds(options.unit_s),
+    }
 
 
 def check_url(url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +18,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from livetape.adapters.sql.database import Database
-from livetape.adapters.sql.postgres.connect import make_engine
+from livetape.adapters.sql.postgres.connect import make_engine, session_settings
+from livetape.adapters.sql.postgres.direct import Direct
 from livetape.adapters.sql.postgres.failures import READ_ONLY, Fate, fate_of, state_of
 from livetape.adapters.sql.postgres.lane import Lane
+from livetape.adapters.sql.single import Single
 from livetape.clock import Clock
 from livetape.errors import ClosedError, CommitUnknownError, LockTimeoutError, StoreError, StoreUnavailableError
 from livetape.observability import get_logger
@@ -44,7 +46,8 @@ _SINGLE: Final = {"isolation_level": "AUTOCOMMIT"}
 
 @dataclass(frozen=True, slots=True)
 class PostgresOptions:
-    """`pool` connections for each process, besides one for lease renewals and one for notices. Times in seconds.
+    """`pool` connections for each process, besides one for lease renewals and one for notices, and up to `direct` for
+    transactions of one statement. Times in seconds.
 
     `patience_s`: a server that is away is waited for so long before a unit fails. `connect_s`: for one connection.
     `statement_s`: the server ends a statement after it. `lock_s`: the longest wait for one lock. `unit_s`: the whole
@@ -52,6 +55,7 @@ class PostgresOptions:
     """
 
     pool: int = 10
+    direct: int = 4
     patience_s: float = 3.0
     connect_s: float = 5.0
     statement_s: float = 20.0
@@ -78,6 +82,13 @@ class PostgresDatabase(Database):
         self._statements = self._engine.execution_options(**_STATEMENTS)
         self._reads = self._engine.execution_options(**_READ_ONLY)
         self._lane = Lane(lambda: make_engine(url, self._options, pool=1))
+        self._direct = Direct(
+            url,
+            size=self._options.direct,
+            connect_s=self._options.connect_s,
+            limit_s=self._options.unit_s,
+            session=session_settings(self._options),
+        )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -88,6 +99,16 @@ class PostgresDatabase(Database):
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
         return await self._through(self._repeated(lambda: self._transaction(self._reads, unit, reads=True)))
+
+    @property
+    def single(self) -> Single:
+        return self
+
+    async def fetch(self, sql: str, arguments: Sequence[Any], *, reads: bool = False) -> list[Any]:
+        return await self._through(self._repeated(lambda: self._direct.fetch(sql, arguments, reads=reads)))
+
+    def moment(self) -> datetime | None:
+        return None if self._clock is None else self._clock.now()
 
     async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
         deadline = time.monotonic() + within_s
@@ -122,6 +143,7 @@ class PostgresDatabase(Database):
         if self._running:
             await asyncio.wait(self._running, timeout=self._options.unit_s)
         await self._engine.dispose()
+        await self._direct.close()
         await asyncio.to_thread(self._lane.close)
 
     async def _through(self, work: Coroutine[Any, Any, T]) -> T:

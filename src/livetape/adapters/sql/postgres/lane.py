@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,14 +34,15 @@ class Lane:
             CommitUnknownError: not done within this time.
         """
         loop, engine = self._started()
-        future = asyncio.run_coroutine_threadsafe(work(engine), loop)
+        future = asyncio.run_coroutine_threadsafe(_outcome(work(engine)), loop)
         try:
-            return future.result(within_s)
+            outcome = future.result(within_s)
         except FutureTimeoutError:
-            if future.done():
-                raise
             future.cancel()
             raise CommitUnknownError(f"the database did not answer within {within_s:g} s") from None
+        if isinstance(outcome, _Failed):
+            raise outcome.error
+        return outcome
 
     def _started(self) -> tuple[asyncio.AbstractEventLoop, AsyncEngine]:
         with self._gate:
@@ -67,6 +69,19 @@ class Lane:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+async def _outcome(work: Coroutine[Any, Any, T]) -> T | _Failed:
+    """How it went, as a value: of work that was given up because of its time, nobody would fetch an exception."""
+    try:
+        return await work
+    except Exception as error:
+        return _Failed(error)
 
 
 async def _end(engine: AsyncEngine) -> None:
