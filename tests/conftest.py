@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +24,10 @@ from servers import Flavour, RedisServer, cluster, running
 from virtual_time import VirtualTimeLoop
 
 CI = os.environ.get("CI", "") in {"true", "1"}
+
+# The tests with their assertions rewritten are kept, also where Python is told to keep no bytecode: making them anew is
+# most of what collecting costs, and every worker of every part does it.
+sys.dont_write_bytecode = False
 
 # Settings of the developer's own shell must not reach a test: ours, the older names read as a fallback, and colours.
 PRIVATE = re.compile(
@@ -38,22 +44,38 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("dev", print_blob=True, deadline=None, suppress_health_check=UNHURRIED)
 hypothesis.settings.load_profile("ci" if CI else "dev")
 
-ALONE = ("serial", "browser")
+PARTS = {"serial": "alone", "heavy": "pairs", "browser": "pairs"}
+"""Mark -> the part of `scripts/test` that its tests are in. All others are in "shared"."""
+
 LONG_S = 180
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
-        choices=("all", "shared", "alone"),
+        choices=("all", "shared", *sorted(set(PARTS.values()))),
         default="all",
-        help=f"only the tests that share the machine, or only those that need it alone (marked {' or '.join(ALONE)})",
+        help=f"only the tests of one part: {', '.join(f'{part} (marked {mark})' for mark, part in PARTS.items())}",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # not in a worker of pytest-xdist: they report to this process
         config.pluginmanager.register(Skips(CI, (support.ROOT / "tests" / "skips.txt").read_text()), "livetape-skips")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without a test of a small part are not even imported for it: importing all of them is most of its time."""
+    part = config.getoption("--part")
+    if part in ("all", "shared") or collection_path.suffix != ".py":
+        return None
+    return True if part not in _parts_named(collection_path) else None
+
+
+@cache
+def _parts_named(file: Path) -> frozenset[str]:
+    text = file.read_text("utf-8")
+    return frozenset(part for mark, part in PARTS.items() if f"mark.{mark}" in text)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -63,11 +85,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
-        alone = any(item.get_closest_marker(name) for name in ALONE)
-        (kept if alone == (part == "alone") else left).append(item)
+        belongs = _part_of(item)
+        if belongs != "shared" and belongs not in _parts_named(item.path):
+            raise pytest.UsageError(f"{item.nodeid} is in the part {belongs!r}, but its file does not name the mark")
+        (kept if belongs == part else left).append(item)
     items[:] = sorted(kept, key=_is_quick)
     if left:
         config.hook.pytest_deselected(items=left)
+
+
+def _part_of(item: pytest.Item) -> str:
+    return next((part for mark, part in PARTS.items() if item.get_closest_marker(mark)), "shared")
 
 
 def _is_quick(item: pytest.Item) -> bool:

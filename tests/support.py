@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from ports import Ports
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody listens on, and that nobody else gets while this process lives."""
+    return _ports().take()
+
+
+@cache
+def _ports() -> Ports:
+    return Ports()
 
 
 def search_path() -> str:

@@ -174,15 +174,19 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def flat(bench: Bench) -> dict[str, Any]:
-    """What a node costs in long chains, and an output of many."""
+    """What a further node costs in long loops, and an output of many: beyond a start and an end."""
     figures: dict[str, Any] = {}
     lengths = (10, 100, 1000) if bench.quick else (10, 100, 1000, 10_000)
     for name, new in (("sqlite", lambda: None), ("postgres", bench.postgres)):
-        costs = {}
-        for runs in lengths:
-            times = max(1, min(20, 2000 // runs))
-            costs[runs] = statistics.median(inside("loop", url=new(), runs=runs, times=times))
-            bench.row(f"a node execution of {runs:,}, {name}", costs[runs], "ms")
+        whole = {}
+        for runs in (2, *lengths):
+            times = max(1, min(bench.times(100, 20), 3000 // runs))
+            whole[runs] = statistics.median(inside("loop", url=new(), runs=runs, times=times)) * runs
+        costs = {runs: (whole[runs] - whole[2]) / (runs - 2) for runs in lengths}
+        bench.row(f"an execution of 2 nodes, {name}", whole[2], "ms")
+        for runs, cost in costs.items():
+            bench.row(f"each further node execution of {runs:,}, {name}", cost, "ms")
+        figures[f"{name}_ms_of_nodes"] = {str(runs): round(cost, 4) for runs, cost in whole.items()}
         figures[f"{name}_ms_per_node"] = {str(runs): round(cost, 4) for runs, cost in costs.items()}
         figures[f"{name}_longest_to_100"] = round(costs[lengths[-1]] / costs[100], 2)
         bench.row(f"  the longest to that of 100, {name}", figures[f"{name}_longest_to_100"], "times", "flat: 1")

@@ -90,6 +90,14 @@ PARTS: Final = (
                 "What the engine took to record the end of a node, of several at once divided by their number.",
                 buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0),
             ),
+            _seconds(
+                "database_query_duration_seconds",
+                "What the database took for a transaction, with all waits, by what it was: `read`, `write`, `locked` "
+                "(alone among all processes), `single` (of one statement, on PostgreSQL), `urgent` (renewals of "
+                "leases).",
+                "operation",
+                buckets=BRIEF,
+            ),
             _gauge("execution_manager_active_runs", "Executions that run."),
             _gauge("execution_manager_pool_size", "Executions that may run at once."),
             _gauge("execution_manager_utilization_ratio", "The first by the second."),
@@ -97,13 +105,14 @@ PARTS: Final = (
             _counter("executions_rung_again_total", "Executions whose doorbell was lost, and rung again."),
             _counter("executions_timed_out_total", "Executions that the sweep ended because their time was over."),
             _counter("blobs_swept_total", "Large values that nobody needed any more and that were taken away."),
+            _gauge("queue_up", "1 while doorbells go to RabbitMQ and come from it, 0 while they wait in the database."),
             _gauge("execution_queue_depth", "Executions that are due and not begun."),
             _gauge("execution_queue_oldest_seconds", "How long the oldest of them has waited."),
             _counter("engine_failures_total", "Executions that the engine itself could not carry on."),
             _counter(
                 "internal_errors_total",
                 "Errors that nobody foresaw and that ended nothing, by where: `rabbitmq`, `forwarder`, `hints`, "
-                "`leases`, `sweep`, `commands`, `control`.",
+                "`leases`, `sweep`, `commands`, `control`, `bus`, `blobs`.",
                 "part",
             ),
             _counter("engine_commands_total", "Stops that came over the bus: `accepted`, or why not.", "outcome"),

@@ -59,7 +59,7 @@ class Deployment:
                 "LIVETAPE_BUS": self.redis.url(),
                 "LIVETAPE_DATA_DIR": str(self.folder / "data"),
             }
-            self.api = LivetapeProcess(self.folder, "serve", "api", environment=self.environment)
+            self.api = self.new_api()
             self.worker = self.more_workers(self._processes)
             stack.callback(self.api.end)
             stack.callback(self.worker.end)
@@ -67,6 +67,10 @@ class Deployment:
             self.worker.start()
             self._stack = stack.pop_all()
         return self
+
+    def new_api(self) -> LivetapeProcess:
+        """Not started yet."""
+        return LivetapeProcess(self.folder, "serve", "api", environment=self.environment)
 
     def more_workers(self, processes: int, *, metrics_port: int | None = None) -> WorkerProcesses:
         """Not started yet."""

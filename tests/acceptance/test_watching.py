@@ -227,7 +227,7 @@ async def test_an_old_client_that_lost_its_socket_gets_its_channels_back(server:
     await asyncio.sleep(1)  # the old client's fixed delay
     async with socket(server.ws_url) as ws:
         while got[-1].get("final") is not True:
-            got.append(json.loads(await receive(ws, timeout=4)))
+            got.append(json.loads(await receive(ws, timeout=20)))
     assert {m["channel"] for m in got} == {channel}
     # What it had not confirmed is sent again, because nobody knows whether it has seen it; nothing is missing.
     again = [m["offset"] for m in got[1:]]

@@ -40,7 +40,7 @@ from chaos.engine_checker import (
     recoveries,
     together,
 )
-from chaos.engine_faults import FAULTS, inject
+from chaos.engine_faults import FAULTS, GONE_S, LONG, inject
 from chaos.engine_load import Clients, Order
 from chaos.engine_shapes import CHILD, EFFECTS, PROBE, PROBE_S, SHAPES, Shape
 from chaos.engine_site import CONCURRENCY, GRACE_S, LEASE_S, PROCESSES, SWEEP_S, EngineSite
@@ -397,6 +397,7 @@ def main() -> int:
     parser.add_argument("--executions", type=int, default=None, help="default: one a second")
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, which is printed")
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of the kinds (default: all): %(default)s")
+    parser.add_argument("--long", action="store_true", help=f"those of {GONE_S:g} s instead: {','.join(LONG)}")
     parser.add_argument("--settle", type=float, default=SETTLE_S, help="seconds for what goes on after the faults")
     parser.add_argument("--out", type=Path, default=None, help="JSON file (default: engine-chaos-<seed>.json)")
     args = parser.parse_args()
@@ -410,7 +411,7 @@ def main() -> int:
                 seconds=args.minutes * 60,
                 executions=args.executions or max(1, round(args.minutes * 60)),
                 seed=seed,
-                kinds=args.faults.split(","),
+                kinds=tuple(LONG) if args.long else args.faults.split(","),
                 settle_s=args.settle,
                 say=lambda text: print(text, flush=True),
             )

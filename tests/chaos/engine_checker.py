@@ -37,7 +37,7 @@ class Fault:
     """What was done from `begun` to `ended`, in seconds of the day.
 
     `interrupts`: what runs may be begun again because of it. `zombies`: processes that may go on for a moment with what
-    others have taken over meanwhile; None stands for every process.
+    others have taken over meanwhile; None stands for every process. `delays`: nothing is begun while it lasts.
     """
 
     kind: str
@@ -46,6 +46,7 @@ class Fault:
     pids: tuple[int, ...] = ()
     interrupts: bool = False
     zombies: tuple[int, ...] | None = ()
+    delays: bool = False
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def touches(self, begin: float, end: float) -> bool:
@@ -333,11 +334,20 @@ def _acts(run: Run, by_key: Mapping[str, Sequence[Act]], seen: Evidence, say: _S
             if not causes:
                 say(2, f"node execution {key} ran again after {again.began - act.began:.2f} s without a reason")
                 continue
-            late = again.began - max(act.began, *(fault.ended for fault in causes if fault.begun <= again.began))
+            due = max(act.began, *(fault.ended for fault in causes if fault.begun <= again.began))
+            late = again.began - _delayed(due, recover_s, faults)
             if late > recover_s:
                 say(5, f"node execution {key} was begun again after {late:.1f} s")
     if run.row.get("status_reason") == "poison" and losses < len(BACK_OFF_S):
         say(5, f"given up as poison after {losses} losses without progress")
+
+
+def _delayed(since: float, within_s: float, faults: Sequence[Fault]) -> float:
+    """From when it counts that something was not begun: what delays it may come one after the other."""
+    for fault in sorted(faults, key=lambda fault: fault.begun):
+        if fault.delays and fault.begun <= since + within_s:
+            since = max(since, fault.ended)
+    return since
 
 
 def _losses(log: Sequence[Item]) -> int:

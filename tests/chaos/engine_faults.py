@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from chaos.engine_checker import Fault
 from chaos.engine_site import LEASE_S, EngineSite, lives, send
+from chaos.proxy import Proxy
 
 
 @dataclass
@@ -21,12 +22,15 @@ class Done:
     pids: tuple[int, ...] = ()
     interrupts: bool = False
     zombies: tuple[int, ...] | None = ()
+    delays: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
 
 
 Injection: TypeAlias = Callable[[EngineSite, random.Random], Awaitable[Done]]
 
 ORPHANED_S: Final = 15.0
+GONE_S: Final = 30.0
+"""What the long faults last: longer than leases, back-offs of links, and the time-outs of single calls."""
 
 
 async def worker_killed(site: EngineSite, rng: random.Random) -> Done:
@@ -35,7 +39,7 @@ async def worker_killed(site: EngineSite, rng: random.Random) -> Done:
     existed = send(pid, signal.SIGKILL)
     killed = time.monotonic()
     after = await site.workers(without=frozenset({pid}))
-    return Done((pid,), True, (), {"existed": existed, "replaced_s": time.monotonic() - killed, "now": after})
+    return Done((pid,), True, detail={"existed": existed, "replaced_s": time.monotonic() - killed, "now": after})
 
 
 async def worker_paused(site: EngineSite, rng: random.Random) -> Done:
@@ -45,7 +49,7 @@ async def worker_paused(site: EngineSite, rng: random.Random) -> Done:
     existed = send(pid, signal.SIGSTOP)
     await asyncio.sleep(seconds)
     woke = send(pid, signal.SIGCONT)
-    return Done((pid,), True, (pid,), {"existed": existed, "woke": woke, "stopped_s": seconds})
+    return Done((pid,), True, (pid,), detail={"existed": existed, "woke": woke, "stopped_s": seconds})
 
 
 async def worker_stopped(site: EngineSite, rng: random.Random) -> Done:
@@ -54,7 +58,7 @@ async def worker_stopped(site: EngineSite, rng: random.Random) -> Done:
     existed = send(pid, signal.SIGTERM)
     told = time.monotonic()
     await site.workers(without=frozenset({pid}))
-    return Done((pid,), True, (), {"existed": existed, "replaced_s": time.monotonic() - told})
+    return Done((pid,), True, detail={"existed": existed, "replaced_s": time.monotonic() - told})
 
 
 async def supervisor_killed(site: EngineSite, rng: random.Random) -> Done:
@@ -69,7 +73,7 @@ async def supervisor_killed(site: EngineSite, rng: random.Random) -> Done:
         await asyncio.sleep(0.05)  # other processes
     left = [pid for pid in orphans if lives(pid)]
     detail = {"ready_s": ready_s, "orphans_ended_s": time.monotonic() - killed, "orphans_left": left}
-    return Done(tuple(orphans), True, (), detail)
+    return Done(tuple(orphans), True, detail=detail)
 
 
 async def postgres_restarted(site: EngineSite, rng: random.Random) -> Done:
@@ -79,7 +83,7 @@ async def postgres_restarted(site: EngineSite, rng: random.Random) -> Done:
     await asyncio.to_thread(site.postgres.stop, immediate=True)
     await asyncio.sleep(away)
     await asyncio.to_thread(site.postgres.start)
-    return Done((), True, (), {"away_s": time.monotonic() - stopped})
+    return Done((), True, detail={"away_s": time.monotonic() - stopped})
 
 
 async def rabbit_restarted(site: EngineSite, rng: random.Random) -> Done:
@@ -87,7 +91,7 @@ async def rabbit_restarted(site: EngineSite, rng: random.Random) -> Done:
     killed = time.monotonic()
     await asyncio.to_thread(site.rabbit.kill)
     await asyncio.to_thread(site.rabbit.start)
-    return Done((), False, (), {"away_s": time.monotonic() - killed})
+    return Done(detail={"away_s": time.monotonic() - killed})
 
 
 async def redis_restarted(site: EngineSite, rng: random.Random) -> Done:
@@ -96,7 +100,7 @@ async def redis_restarted(site: EngineSite, rng: random.Random) -> Done:
     await asyncio.to_thread(site.redis.kill)
     await asyncio.sleep(rng.uniform(0.1, 1.5))
     await asyncio.to_thread(site.redis.start)
-    return Done((), False, (), {"away_s": time.monotonic() - killed})
+    return Done(detail={"away_s": time.monotonic() - killed})
 
 
 async def database_cut(site: EngineSite, rng: random.Random) -> Done:
@@ -106,7 +110,7 @@ async def database_cut(site: EngineSite, rng: random.Random) -> Done:
     await asyncio.sleep(seconds)
     site.database_network.cut()
     site.database_network.silent = False
-    return Done((), True, (), {"silent_s": seconds})
+    return Done((), True, detail={"silent_s": seconds})
 
 
 async def database_dropped(site: EngineSite, rng: random.Random) -> Done:
@@ -122,7 +126,7 @@ async def broker_cut(site: EngineSite, rng: random.Random) -> Done:
     await asyncio.sleep(seconds)
     site.broker_network.cut()
     site.broker_network.silent = False
-    return Done((), False, (), {"silent_s": seconds})
+    return Done(detail={"silent_s": seconds})
 
 
 async def api_killed(site: EngineSite, rng: random.Random) -> Done:
@@ -131,7 +135,48 @@ async def api_killed(site: EngineSite, rng: random.Random) -> Done:
     await asyncio.to_thread(site.api.kill)
     await asyncio.sleep(rng.uniform(0.0, 0.5))
     await asyncio.to_thread(site.api.start)
-    return Done((), False, (), {"away_s": time.monotonic() - killed})
+    return Done(detail={"away_s": time.monotonic() - killed})
+
+
+async def postgres_gone(site: EngineSite, rng: random.Random) -> Done:
+    """Shut down at once, and away for long: nothing can be started, claimed, renewed or recorded."""
+    stopped = time.monotonic()
+    await asyncio.to_thread(site.postgres.stop, immediate=True)
+    await asyncio.sleep(GONE_S)
+    await asyncio.to_thread(site.postgres.start)
+    return Done((), True, detail={"away_s": time.monotonic() - stopped})
+
+
+async def rabbit_gone(site: EngineSite, rng: random.Random) -> Done:
+    """SIGKILL, and away for long: what is started then waits in the database."""
+    killed = time.monotonic()
+    await asyncio.to_thread(site.rabbit.kill)
+    await asyncio.sleep(GONE_S)
+    await asyncio.to_thread(site.rabbit.start)
+    return Done(delays=True, detail={"away_s": time.monotonic() - killed})
+
+
+async def database_gone(site: EngineSite, rng: random.Random) -> Done:
+    """Between workers and database nothing passes for long, and nobody is told."""
+    return Done((), True, detail=await _silence(site.database_network))
+
+
+async def broker_gone_from_workers(site: EngineSite, rng: random.Random) -> Done:
+    """No doorbell comes to a worker, and no acknowledgement to the broker, for long: what was taken comes again."""
+    return Done(delays=True, detail=await _silence(site.broker_network))
+
+
+async def broker_gone_from_api(site: EngineSite, rng: random.Random) -> Done:
+    """What the API publishes is swallowed for long, and so are the confirms of what has got through."""
+    return Done(detail=await _silence(site.publishing_network))
+
+
+async def _silence(network: Proxy) -> dict[str, Any]:
+    network.silent = True
+    await asyncio.sleep(GONE_S)
+    network.cut()
+    network.silent = False
+    return {"silent_s": GONE_S}
 
 
 FAULTS: Final[dict[str, Injection]] = {
@@ -149,8 +194,18 @@ FAULTS: Final[dict[str, Injection]] = {
 }
 
 
+LONG: Final[dict[str, Injection]] = {
+    "PostgreSQL gone": postgres_gone,
+    "RabbitMQ gone": rabbit_gone,
+    "database gone from workers": database_gone,
+    "broker gone from workers": broker_gone_from_workers,
+    "broker gone from API": broker_gone_from_api,
+}
+"""Each `GONE_S` long."""
+
+
 async def inject(kind: str, site: EngineSite, rng: random.Random) -> Fault:
     """Do it, and say what was done."""
     begun = time.time()
-    done = await FAULTS[kind](site, rng)
-    return Fault(kind, begun, time.time(), done.pids, done.interrupts, done.zombies, done.detail)
+    done = await (FAULTS | LONG)[kind](site, rng)
+    return Fault(kind, begun, time.time(), done.pids, done.interrupts, done.zombies, done.delays, done.detail)

@@ -1,4 +1,5 @@
-"""The engine in pieces, whose workers reach the database and the broker over a network that can be cut."""
+"""The engine in pieces, which reach each other over networks that can be cut: the workers the database and the broker,
+the API the broker."""
 
 from __future__ import annotations
 
@@ -37,22 +38,32 @@ ENGINE: Final = {
 
 
 class _Pieces(Deployment):
-    """Its workers, and only they, are told the ports of proxies and what `workers_env` says."""
+    """Its processes are told the ports of proxies, its workers also what `workers_env` says."""
 
     def __init__(self, folder: Path, *, env: Mapping[str, str], workers_env: Mapping[str, str]) -> None:
         super().__init__(folder, processes=PROCESSES, env=env)
         # What it has answered for is on its disk.
         self.redis = RedisServer("redis", folder / "redis", appendonly="yes", appendfsync="always")
         self.ports: dict[int, int] = {}
+        self.publishing_port = 0
         self._workers_env = dict(workers_env)
+
+    def new_api(self) -> LivetapeProcess:
+        made = super().new_api()
+        _tell(made, "LIVETAPE_QUEUE", self.rabbit.port, self.publishing_port)
+        return made
 
     def more_workers(self, processes: int) -> WorkerProcesses:
         made = super().more_workers(processes)
         for name in ("LIVETAPE_DATABASE", "LIVETAPE_QUEUE"):
             for real, proxied in self.ports.items():
-                made.environment[name] = made.environment[name].replace(f":{real}/", f":{proxied}/")
+                _tell(made, name, real, proxied)
         made.environment |= self._workers_env
         return made
+
+
+def _tell(process: LivetapeProcess, name: str, real: int, proxied: int) -> None:
+    process.environment[name] = process.environment[name].replace(f":{real}/", f":{proxied}/")
 
 
 class EngineSite:
@@ -71,6 +82,7 @@ class EngineSite:
         self.postgres, self.rabbit, self.redis = self._pieces.postgres, self._pieces.rabbit, self._pieces.redis
         self.database_network = Proxy(self.postgres.port)
         self.broker_network = Proxy(self.rabbit.port)
+        self.publishing_network = Proxy(self.rabbit.port)
         self.seen_workers: set[int] = set()
         self._stack = AsyncExitStack()
 
@@ -91,6 +103,8 @@ class EngineSite:
             for server, network in ((self.postgres, self.database_network), (self.rabbit, self.broker_network)):
                 await stack.enter_async_context(network)
                 self._pieces.ports[server.port] = network.port
+            await stack.enter_async_context(self.publishing_network)
+            self._pieces.publishing_port = self.publishing_network.port
             await asyncio.to_thread(self._pieces.start)
             stack.push_async_callback(self._end)
             await self.workers()

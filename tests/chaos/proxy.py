@@ -9,10 +9,14 @@ from typing import Self
 
 
 class Proxy:
-    """`async with Proxy(port) as proxy:` then `proxy.port`. While `silent`, bytes of both sides are swallowed."""
+    """`async with Proxy(port) as proxy:` then `proxy.port`. While `silent`, bytes of both sides are swallowed.
 
-    def __init__(self, to_port: int) -> None:
+    `endless`: the server's end of a connection is not passed on.
+    """
+
+    def __init__(self, to_port: int, *, endless: bool = False) -> None:
         self._to_port = to_port
+        self._endless = endless
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.silent = False
@@ -55,13 +59,15 @@ class Proxy:
             return
         self._writers.add(back)
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            await asyncio.gather(
+                self._pump(reader, back, endless=False), self._pump(there, writer, endless=self._endless)
+            )
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, endless: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(1 << 16):
                 if not self.silent:
                     sink.write(data)
-        if not self.silent:  # an end does not pass either
+        if not self.silent and not endless:  # an end does not pass either
             with contextlib.suppress(OSError):
                 sink.close()

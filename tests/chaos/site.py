@@ -121,7 +121,7 @@ class Site:
             )
         self.watchers += made
         self._tasks += [asyncio.create_task(watcher.run()) for watcher in made]
-        await until(lambda: all(watcher.is_live for watcher in made), "all watchers are live", within_s=30)
+        await until(lambda: all(watcher.is_live for watcher in made), "all watchers are live", within_s=60)
 
     async def busy(self, sockets: int, *, jobs: int = 2, executions: int = 2) -> None:
         """So many watch, all are live, and something has come."""
@@ -171,7 +171,7 @@ class Site:
 
     # ---- the judgement ---------------------------------------------------------------------------------------------
 
-    async def settle(self, *, within_s: float = 30) -> None:
+    async def settle(self, *, within_s: float = 60) -> None:
         """No more is published; returns when every watcher has reached the end of its tape, or is too late."""
         for source in self.sources:
             source.stop()

@@ -14,7 +14,7 @@ from chaos.engine_shapes import SHAPES
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.serial,
+    pytest.mark.heavy,
     pytest.mark.needs("postgres", "rabbitmq", "redis"),
     pytest.mark.timeout(240),
 ]

@@ -400,6 +400,17 @@ def test_a_stop_may_take_as_long_as_a_fault_that_is_in_its_way() -> None:
     assert rules(replace(seen, faults=[], acts=[*seen.acts[:2], seen.acts[3]])) == {8}
 
 
+def test_nothing_is_late_that_could_not_be_begun() -> None:
+    seen = recovered_late()
+    away = [
+        Fault("RabbitMQ gone", BEGIN + 4, BEGIN + 6, delays=True),
+        Fault("RabbitMQ gone", BEGIN + 8, BEGIN + 10, delays=True),
+    ]
+    assert judge(replace(seen, faults=[KILL, *away])) == []
+    assert rules(replace(seen, faults=[KILL, away[0]])) == {5}
+    assert rules(replace(seen, faults=[KILL, *(replace(one, delays=False) for one in away)])) == {5}
+
+
 def test_what_is_lost_again_and_again_waits_longer_each_time() -> None:
     assert rules(recovered_late()) == {5}
     seen = recovered_late()

@@ -9,7 +9,7 @@ import pytest
 
 from chaos.gateway_box import run_box
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.needs("redis"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.needs("redis"), pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("durable", [True, False])

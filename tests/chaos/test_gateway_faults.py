@@ -16,7 +16,7 @@ from chaos import faults
 from chaos.site import Site, whole
 from chaos.watchers import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.needs("redis"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.needs("redis"), pytest.mark.timeout(120)]
 
 SOCKETS = 200
 
@@ -94,7 +94,7 @@ async def test_a_gateway_ends_under_load_and_clients_resume_on_another(tmp_path:
                     assert await asyncio.to_thread(gateway.stop) in (0, -15)
                 await asyncio.sleep(rng.uniform(0.5, 1.0))
             assert window.acknowledged > 0
-            await until(lambda: all(w.is_live for w in site.watchers), "all are live on the other one", within_s=15)
+            await until(lambda: all(w.is_live for w in site.watchers), "all are live on the other one", within_s=30)
             await asyncio.to_thread(gateway.start)
         await site.goes_on()
         whole(site)

@@ -153,7 +153,7 @@ class Watcher:
             self.chain.complaints.append(f"{self.chain.name}: {text[:300]!r}")
 
 
-async def until(true: object, what: str, *, within_s: float = 20.0) -> None:
+async def until(true: object, what: str, *, within_s: float = 40.0) -> None:
     """Asks again and again: for what happens in other processes."""
     assert callable(true)
     deadline = time.monotonic() + within_s

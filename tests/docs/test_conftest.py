@@ -1,4 +1,4 @@
-"""A run in CI does not pass over what it skipped; each test runs in one of the two parts."""
+"""A run in CI does not pass over what it skipped; each test runs in one of the three parts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def test_needs():
 @pytest.mark.serial
 def test_alone():
     pass
+@pytest.mark.heavy
+def test_heavy():
+    pass
 @pytest.mark.browser
 def test_browser():
     pass
@@ -40,7 +43,15 @@ def test_browser():
 def run(tmp_path: Path):
     tests = tmp_path / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "postgres_server.py", "rabbit.py", "servers.py", "support.py", "virtual_time.py"):
+    for name in (
+        "conftest.py",
+        "ports.py",
+        "postgres_server.py",
+        "rabbit.py",
+        "servers.py",
+        "support.py",
+        "virtual_time.py",
+    ):
         shutil.copy(ROOT / "tests" / name, tests / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
     (tests / "services.txt").write_text("absent no-such-program absent-package\nchromium sh chromium\n")
@@ -61,7 +72,7 @@ def test_a_developer_may_skip(run):
     code, output = run("-p", "no:randomly", ci=False)
     assert code == 0, output
     assert "Type: sudo apt-get install absent-package" in output
-    assert "3 passed, 3 skipped" in output
+    assert "4 passed, 3 skipped" in output
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -86,6 +97,8 @@ def test_ci_refuses_a_missing_program(run):
 
 def test_every_test_is_in_one_part(run):
     shared = run("--part=shared", "-v", ci=False)[1]
+    pairs = run("--part=pairs", "-v", ci=False)[1]
     alone = run("--part=alone", "-v", ci=False)[1]
-    assert "1 passed, 3 skipped, 2 deselected" in shared
-    assert "2 passed, 4 deselected" in alone
+    assert "1 passed, 3 skipped, 3 deselected" in shared
+    assert "2 passed, 5 deselected" in pairs
+    assert "1 passed, 6 deselected" in alone

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic_core import from_json
 
+from hostile_blocks import Environment
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
 from livetape.engine.graph import Graph, Link, Node
 from livetape.engine.submit import Snapshot
@@ -296,6 +297,18 @@ async def test_a_block_that_takes_too_long_is_ended(engine: Engine) -> None:
     snapshot = await run(engine, chain(("slow", {})))
     assert snapshot.node_executions[0].status_reason == "timeout"
     assert snapshot.execution.status is ExecutionStatus.FAILED
+
+
+@pytest.mark.slow  # starts a process
+async def test_a_process_of_a_block_gets_the_variables_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGPASSWORD", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    async with engine_on(tmp_path, Environment(), process_environment=("AWS_REGION",)) as engine:
+        found = await run(engine, chain((Environment.id, {})))
+    (told,) = found.node_executions[0].output_data["value"]
+    assert {name for name in told if name.startswith(("PG", "AWS"))} == {"AWS_REGION"}
 
 
 async def test_a_loop_without_an_end_is_ended(tmp_path: Path) -> None:

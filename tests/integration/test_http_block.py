@@ -104,7 +104,7 @@ async def test_forms_texts_and_files(tmp_path: Path) -> None:
     assert b"content of a" in upload.body
 
 
-async def test_a_redirect_is_checked_again_and_loses_what_is_secret(tmp_path: Path) -> None:
+async def test_a_redirect_is_checked_again_and_begins_anew(tmp_path: Path) -> None:
     async with raw_server(always(answer(200, '"there"'))) as target:
 
         async def away(request: RawRequest, writer: asyncio.StreamWriter) -> None:
@@ -118,8 +118,7 @@ async def test_a_redirect_is_checked_again_and_loses_what_is_secret(tmp_path: Pa
 
         async with raw_server(away) as server:
             base = f"http://127.0.0.1:{server.port}"
-            headers = {"Authorization": "Bearer secret", "Cookie": "c=d", "X-Kept": "1"}
-            assert await send(tmp_path, url=f"{base}/other", headers=headers, body={"a": 1}) == [("response", "there")]
+            assert await send(tmp_path, url=f"{base}/other", body={"a": 1}) == [("response", "there")]
             for place, said in (
                 ("/inside", "10.0.0.1: not a public address"),
                 ("/file", "url: must begin with http"),
@@ -129,8 +128,64 @@ async def test_a_redirect_is_checked_again_and_loses_what_is_secret(tmp_path: Pa
                     await send(tmp_path, url=f"{base}{place}")
     (arrived,) = target.requests
     assert (arrived.method, arrived.body) == ("GET", b"")
-    assert not {"authorization", "cookie", "content-type"} & arrived.headers.keys()
-    assert arrived.headers["x-kept"] == "1"
+    assert not {"cookie", "content-type"} & arrived.headers.keys()
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_to_another_origin_takes_only_harmless_headers_along(status: int, tmp_path: Path) -> None:
+    secret = {"Authorization": "Bearer s", "Cookie": "c=d", "X-API-Key": "s", "X-Whatever": "s", "Referer": "s"}
+    harmless = {"Accept": "text/x", "Accept-Language": "de", "User-Agent": "me", "Range": "bytes=0-9"}
+    async with raw_server(always(answer(200, '"there"'))) as target:
+
+        async def away(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+            place = {"/": "/here", "/here": f"http://127.0.0.1:{target.port}/x"}[request.target]
+            writer.write(answer(status, headers={"location": place}))
+
+        async with raw_server(away) as server:
+            url = f"http://127.0.0.1:{server.port}/"
+            sent = await send(tmp_path, url=url, headers={**secret, **harmless}, body={"a": 1})
+    assert sent == [("response", "there")]
+    (arrived,) = target.requests
+    assert not {name.lower() for name in secret} & arrived.headers.keys()
+    assert {name: arrived.headers[name.lower()] for name in harmless} == harmless
+    assert arrived.headers["idempotency-key"] == "ne"
+    if status == 307:  # sent as it was: what says how to read it, and that it is the same again, goes along
+        assert (arrived.method, arrived.json()) == ("POST", {"a": 1})
+        assert arrived.headers["content-type"] == "application/json"
+    for request in server.requests:  # the origin itself gets everything, after a redirect too
+        assert {name: request.headers[name.lower()] for name in secret} == secret
+    assert [request.target for request in server.requests] == ["/", "/here"]
+
+
+async def test_headers_that_stayed_behind_do_not_come_back(tmp_path: Path) -> None:
+    ports: dict[str, int] = {}
+
+    async def home(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        location = {"location": f"http://127.0.0.1:{ports['away']}/"}
+        writer.write(answer(200, "1") if request.target == "/back" else answer(302, headers=location))
+
+    async def away(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(302, headers={"location": f"http://127.0.0.1:{ports['home']}/back"}))
+
+    async with raw_server(home) as first, raw_server(away) as second:
+        ports.update(home=first.port, away=second.port)
+        await send(tmp_path, url=f"http://127.0.0.1:{first.port}/", headers={"X-API-Key": "secret"}, method="GET")
+    assert ["x-api-key" in request.headers for request in first.requests] == [True, False]
+
+
+async def test_another_host_on_the_same_port_is_another_origin() -> None:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    async def away(request: RawRequest, writer: asyncio.StreamWriter) -> None:
+        host, _, port = request.headers["host"].partition(":")
+        place = {"location": f"http://bank.test:{port}/"}
+        writer.write(answer(307, headers=place) if host == "shop.test" else answer(200))
+
+    fetcher = HttpFetcher(HERE, resolve=resolve)
+    async with raw_server(away) as server:
+        await fetcher.fetch("GET", f"http://shop.test:{server.port}/", headers={"X-API-Key": "secret"})
+    assert ["x-api-key" in request.headers for request in server.requests] == [True, False]
 
 
 async def test_the_checked_address_is_the_one_that_is_connected_to() -> None:

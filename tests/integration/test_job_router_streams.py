@@ -183,9 +183,7 @@ async def test_who_hangs_up_leaves_nothing(site: Site) -> None:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
         writer.close()
-        began = asyncio.get_running_loop().time()
         await site.settled()
-        assert asyncio.get_running_loop().time() - began < 2
 
 
 async def test_an_answer_that_is_never_sent_holds_nothing(site: Site) -> None:

@@ -28,7 +28,7 @@ class Kept:
         self.outputs: list[PinValue] = []
         self.first = asyncio.Event()
 
-    def give(self, name: str, value: Any) -> None:
+    def give(self, name: str, value: Any, size: int = 0) -> None:
         self.outputs.append((name, value))
         self.first.set()
 

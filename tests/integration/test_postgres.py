@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from databases import postgres_database
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.adapters.sql.log import SqlEventLog
 from livetape.adapters.sql.migrate import HEAD, upgrade
@@ -178,11 +179,11 @@ async def test_the_clock_is_the_servers(processes: Processes) -> None:
 async def test_an_urgent_write_has_a_connection_of_its_own(postgres_url: str) -> None:
     async with postgres_database(postgres_url, options=PostgresOptions(pool=1)) as database:
         await make_counter(database)
-        busy = asyncio.create_task(database.write(sql("SELECT pg_sleep(0.5)")))
-        await asyncio.sleep(0.05)
+        busy = asyncio.create_task(database.write(sql("SELECT pg_sleep(2)")))
+        await asyncio.sleep(0.1)
         begun = time.monotonic()
         database.write_now(add_one)  # this thread's loop stands still meanwhile
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 1.5
         await busy
         assert await database.read(number) == 1
 
@@ -214,7 +215,7 @@ async def test_a_lock_is_waited_for_so_long_and_given_back_after_an_error(proces
     one, other = await processes(2)
 
     def fail(db: Connection) -> None:
-        db.exec_driver_sql("SELECT pg_sleep(0.6)")
+        db.exec_driver_sql("SELECT pg_sleep(1.5)")
         raise NotFoundError("no")
 
     holding = asyncio.create_task(one.locked_write("k", fail))
@@ -222,10 +223,10 @@ async def test_a_lock_is_waited_for_so_long_and_given_back_after_an_error(proces
     for impatient in (one, other):
         with pytest.raises(LockTimeoutError):
             await impatient.locked_write("k", one.now, within_s=0.1)
-    await other.locked_write("another", one.now, within_s=0.1)
+    await other.locked_write("another", one.now, within_s=10)
     with pytest.raises(NotFoundError):
         await holding
-    await other.locked_write("k", other.now, within_s=0.1)
+    await other.locked_write("k", other.now, within_s=10)
 
 
 def test_locks_have_the_same_number_for_ever() -> None:
@@ -296,6 +297,31 @@ async def test_an_execution_is_numbered_without_gap_whoever_writes(processes: Pr
 # ---- hints ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_hint_that_cannot_be_followed_is_counted_and_the_next_one_heard(
+    processes: Processes, postgres_url: str
+) -> None:
+    (database,), notices, metrics = await processes(1), Notices(postgres_url), PrometheusMetrics("t")
+    hints, heard, ready = PostgresCancelHints(database, notices, metrics=metrics), asyncio.Queue[str](), asyncio.Event()
+
+    def follow(name: str) -> None:
+        heard.put_nowait(name)
+        raise TypeError(name)
+
+    tasks = [asyncio.create_task(work) for work in (notices.run(), hints.listen(follow, ready))]
+    try:
+        await ready.wait()
+        for name in ("e1", "e2"):
+            await hints.send(name)
+            async with asyncio.timeout(10):
+                assert await heard.get() == name
+        assert b't_internal_errors_total{part="hints"} 2.0' in metrics.render()[0]
+    finally:
+        await hints.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 async def test_hints_reach_every_process_and_outlive_its_connection(
     processes: Processes, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
@@ -315,10 +341,8 @@ async def test_hints_reach_every_process_and_outlive_its_connection(
                 await asyncio.sleep(0.02)
 
     try:
-        begun = time.monotonic()
         await hints[0].send("e1")
         await until_all_heard("e1")
-        assert time.monotonic() - begun < 2
         postgres_server.end_sessions(postgres_url.rpartition("/")[2])
         async with asyncio.timeout(10):
             while not all(name.is_listening for name in notices) or not all(heard):

@@ -8,14 +8,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, text
+from sqlalchemy import insert as insert_of
+from sqlalchemy.exc import DBAPIError
 
 import support
+from chaos.proxy import Proxy
 from databases import postgres_database
 from livetape.adapters.sql.migrate import HEAD, migrate
 from livetape.adapters.sql.postgres.database import PostgresDatabase, PostgresOptions
+from livetape.adapters.sql.postgres.failures import Fate, fate_of
 from livetape.adapters.sql.postgres.upgrade import LOCK, state_of, upgrade
+from livetape.adapters.sql.prepared import Prepared
 from livetape.engine.graph import Graph, Link, Node
 from livetape.errors import CommitUnknownError, StoreError, StoreUnavailableError
 from livetape.events.channel import execution_tape
@@ -24,10 +30,11 @@ from livetape.runtime import Engine, open_engine
 from livetape.settings import EngineSettings, Settings
 from postgres_server import PostgresServer
 
-pytestmark = [pytest.mark.needs("postgres"), pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.needs("postgres"), pytest.mark.slow, pytest.mark.heavy]
 
 STORE_VALUE = "1ff065e9-88e8-4358-9d82-8dc91f622ba9"
 WAIT_S = 60.0
+WRITTEN = Table("written", MetaData(), Column("n", BigInteger))
 
 
 def sql(statement: str, **values: object) -> Callable[[Connection], object]:
@@ -146,6 +153,40 @@ async def test_a_server_that_takes_no_writes_is_read_and_written_again_later(own
 
 
 # ---- the moment of the commit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["unit", "many", "single"])
+async def test_a_session_whose_end_was_said_but_not_seen_is_not_used_again(
+    own_postgres: PostgresServer, path: str
+) -> None:
+    """The server says that it ends the session, and then ends it: in between the driver is in no state for anything."""
+    insert = Prepared(insert_of(WRITTEN), ["n"])
+    async with (
+        Proxy(own_postgres.port, endless=True) as proxy,
+        postgres_database(own_postgres.url(port=proxy.port)) as database,
+    ):
+        await database.write(sql("CREATE TABLE written (n bigint)"))
+
+        async def write(first: int) -> None:
+            if path == "unit":
+                await database.write(sql("INSERT INTO written VALUES (:n), (:n + 1)", n=first))
+            elif path == "many":
+                await database.write(lambda db: insert.run(db, [{"n": first}, {"n": first + 1}]))
+            else:
+                await database.fetch("INSERT INTO written VALUES ($1::bigint), ($1::bigint + 1)", [first])
+
+        for first in (0, 10, 20):
+            async with asyncio.timeout(10):
+                await write(first)
+            own_postgres.end_sessions("postgres")
+            await asyncio.sleep(0.1)  # what the server said has come
+        assert await rows(database) == [0, 1, 10, 11, 20, 21]
+
+
+async def test_a_driver_that_lost_its_place_is_a_server_that_is_away() -> None:
+    error = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    assert fate_of(error) is Fate.AWAY
+    assert fate_of(DBAPIError("INSERT", {}, error)) is Fate.AWAY
 
 
 @asynccontextmanager

@@ -15,12 +15,13 @@ from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
 from livetape.engine.graph import Graph, Node
 from livetape.events.executions import ExecutionStatus
 from livetape.runtime import Engine, open_engine
-from livetape.settings import Settings
+from livetape.settings import EngineSettings, Settings
 from rabbit import RabbitServer
 
-pytestmark = [pytest.mark.needs("rabbitmq", "postgres"), pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.needs("rabbitmq", "postgres"), pytest.mark.slow, pytest.mark.heavy]
 
-BACK_S = 30.0
+BACK_S = 60.0
+RENEW_S = 30.0
 
 
 class Brief(Block[BlockSchema]):
@@ -62,7 +63,8 @@ async def engines(
     async with AsyncExitStack() as stack:
         opened = []
         for number, extra in enumerate([blocks[0], *blocks]):
-            settings = Settings(data_dir=folder / str(number), database=database, queue=broker)
+            slow = EngineSettings(lease_seconds=3 * RENEW_S, renew_seconds=RENEW_S)
+            settings = Settings(data_dir=folder / str(number), database=database, queue=broker, engine=slow)
             engine = open_engine(settings, extra_blocks=extra, works=number > 0)
             opened.append(await stack.enter_async_context(engine))
         yield opened
@@ -96,7 +98,7 @@ async def test_workers_share_executions_and_hear_of_stops(
         assert min(first.runs, second.runs) > 0
         endless = await start(api, "endless")
         await reached(api, endless, ExecutionStatus.RUNNING)
-        async with asyncio.timeout(3):  # the renewal would tell after 5 s
+        async with asyncio.timeout(RENEW_S / 2):  # the renewal would tell, too
             await api.executions.stop("u", endless)
             while (await api.store.get(endless)).status is not ExecutionStatus.TERMINATED:
                 await asyncio.sleep(0.02)

@@ -31,17 +31,21 @@ from livetape.runtime import Engine, open_engine
 from livetape.settings import Settings
 from rabbit import RabbitServer, running
 
-pytestmark = [pytest.mark.needs("rabbitmq"), pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.needs("rabbitmq"), pytest.mark.slow, pytest.mark.heavy]
 
 AWAY_S = 2.0
 LONG_AWAY_S = 30.0
 """What the broker may be away without anybody noticing more than a delay; put it for AWAY_S to see."""
 
 PATIENCE_S = 1.5
-AT_ONCE_S = 3 * PATIENCE_S
-"""What a call may take that says that the broker is away: connecting and declaring, then the call itself."""
+AT_ONCE_S = 3 * PATIENCE_S + 10
+"""What a call may take that says that the broker is away: connecting and declaring, then the call itself. And a machine
+that has other work: what is not said in time is never said."""
 
-BACK_S = 30.0
+WRITES_S = 4.0
+"""What is written into the database does not wait for a broker that is away, and stays away meanwhile."""
+
+BACK_S = 60.0
 """A broker that starts again on a busy machine."""
 
 
@@ -141,7 +145,7 @@ async def test_nothing_need_be_there_at_the_start(server: RabbitServer, open_por
     ready, heard = asyncio.Event(), asyncio.Event()
     listening = asyncio.create_task(ports.hints.listen(lambda _: heard.set(), ready))
     await asyncio.wait_for(ready.wait(), AT_ONCE_S)  # it is not waited for
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(AT_ONCE_S):  # nor here
         await ports.hints.send("e")
     waiting = asyncio.ensure_future(ports.queue.take(1))
     await asyncio.sleep(0.5)
@@ -319,7 +323,7 @@ async def test_what_was_written_while_the_broker_was_away_is_rung_when_it_is_bac
             assert await taken(one.queue)
             await in_thread(server.kill)
             for n in range(20):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(WRITES_S):
                     await doorbells.put(Doorbell(f"e{n}", priority=n % 2))
             await asyncio.sleep(AWAY_S)
             assert await doorbells.depth() == 20
@@ -356,16 +360,16 @@ async def test_executions_are_accepted_while_the_broker_is_away_and_run_when_it_
         graph = await engine.graphs.create("u", hello)
         started = await engine.executions.start("u", graph.id, None, {})
         assert await over(engine, started.execution.id) is ExecutionStatus.COMPLETED
-        assert engine.checks["queue"]()
+        assert engine.degraded() == []
         await in_thread(server.kill)
         accepted = []
         for _ in range(5):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(WRITES_S):
                 accepted.append((await engine.executions.start("u", graph.id, None, {})).execution)
         await asyncio.sleep(AWAY_S)
-        assert not engine.checks["queue"]()
+        assert engine.degraded() == ["queue"]
         assert {(await engine.store.get(meta.id)).status for meta in accepted} == {ExecutionStatus.QUEUED}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(BACK_S):
             await engine.executions.stop("u", accepted[0].id)
         await in_thread(server.start)
         ends = [await over(engine, meta.id) for meta in accepted]
@@ -388,9 +392,10 @@ async def test_doctor_and_readiness_say_whether_the_broker_answers_before_anythi
 
     async def seen(up: bool) -> None:
         async with asyncio.timeout(BACK_S):
-            while engine.checks["queue"]() is not up:
+            while (engine.degraded() == []) is not up:
                 await asyncio.sleep(0.02)
-        assert ("queue" in await engine.missing()) is not up
+        assert await engine.missing() == []  # what is started now is accepted, and waits in the database
+        assert f"queue_up {float(up)}\n".encode() in engine.render_metrics()[0]
 
     async with open_engine(settings, works=False) as engine:
         good = await asyncio.to_thread(check_queue, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -261,6 +262,48 @@ async def test_numbers_stay_when_somebody_else_writes_later(commands: PlainComma
     entries = await log.read(JOB, 1, epoch=first.epoch)
     assert [entry.offset for entry in entries][0::2] == [2, after.offset]
     assert await log.offset_at(JOB, datetime.now(UTC) + timedelta(hours=1)) == after.offset
+
+
+@pytest.mark.parametrize("before", ["own", "theirs"])
+async def test_large_entries_are_looked_at_once(before: str, commands: PlainCommands, log: RedisLog) -> None:
+    async def looks() -> int:
+        told: bytes = await commands.send(("INFO", "commandstats"))
+        found = re.search(rb"cmdstat_xinfo\|stream:calls=(\d+)", told)
+        return int(found[1]) if found else 0
+
+    async def described() -> tuple[int, int, bool]:
+        tape = await log.describe(JOB)
+        assert tape is not None
+        count = await looks()
+        assert await log.describe(JOB) == tape
+        assert await looks() == count
+        return tape.first_offset, tape.offset, tape.final
+
+    large = {"event_type": "x", "data": "y" * 100_000}
+    first = (
+        (await log.append(JOB, step(n=1))).offset
+        if before == "own"
+        else offset_of(await seed_publishes(commands, large))
+    )
+    second = offset_of(await seed_publishes(commands, large))
+    assert await described() == (first, second, False)
+    third = offset_of(await seed_publishes(commands, {"event_type": "task_progress"}))
+    await seed_publishes(commands, large)
+    await commands.send(("XTRIM", JOB, "MAXLEN", 2))
+    last = await seed_publishes(commands, {**large, "event_type": "task_completed"})
+    assert await described() == (third, offset_of(last), True)
+    await commands.send(("XTRIM", JOB, "MAXLEN", 1))
+    assert await described() == (offset_of(last), offset_of(last), True)
+    small = await seed_publishes(commands, {})
+    assert await described() == (offset_of(last), offset_of(small), True)
+    await commands.send(("XDEL", JOB, small))  # an offset that was told is not taken back
+    assert await described() == (offset_of(last), offset_of(small), True)
+    await commands.send(("DEL", JOB))
+    gone = await log.describe(JOB)
+    assert gone is not None
+    assert gone.first_offset == gone.offset + 1
+    again = offset_of(await seed_publishes(commands, large))
+    assert await described() == (again, again, True)
 
 
 async def test_a_mixed_tape_pushes_without_a_position(

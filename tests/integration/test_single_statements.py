@@ -14,6 +14,7 @@ from livetape.adapters.sql.migrate import migrate
 from livetape.adapters.sql.postgres.database import PostgresDatabase
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.single import Single
+from livetape.adapters.sql.single_steps import MOST_CHANGED
 from livetape.adapters.sql.tables import doorbell, event, execution, node_execution, node_output, tape
 from livetape.errors import LeaseLostError
 from livetape.events.executions import ExecutionStatus
@@ -117,6 +118,131 @@ async def test_one_statement_leaves_what_a_unit_leaves(postgres_server: Postgres
     rows, _, rang = seen[0]
     assert [len(rows[table.name]) for table in TABLES] == [2, 8, 2, 3, 2, 2]
     assert rang == 3, "two starts, and the end let the one go that a limit kept back"
+
+
+def many(count: int) -> list[Step]:
+    """So many node executions, then all of them change at once."""
+    done = [node(seq, ExecutionStatus.COMPLETED) for seq in range(1, count + 1)]
+    created = [node(seq, ExecutionStatus.RUNNING) for seq in range(1, count + 1)]
+    return [Step("e", 1, created=created, events=[told("a")]), Step("e", 1, touched=done, events=[told("b")])]
+
+
+@pytest.mark.parametrize("count", [MOST_CHANGED, MOST_CHANGED + 1])
+async def test_a_step_may_change_any_number_of_node_executions(postgres_server: PostgresServer, count: int) -> None:
+    database = PostgresDatabase(postgres_server.new_database())
+    try:
+        store, row = await claimed(database)
+        for step in many(count):
+            await store.commit(step, row)
+        assert {node.status for node in await store.nodes("e")} == {ExecutionStatus.COMPLETED}
+        assert len(await store.nodes("e")) == count
+    finally:
+        await database.close()
+
+
+async def claimed(database: PostgresDatabase) -> tuple[SqlExecutionStore, ExecutionRow]:
+    """The store with one execution, `e`, that runs under its first lease."""
+    await database.locked_write("migrations", migrate)
+    store = SqlExecutionStore(database, on_commit=lambda _: None, ring=lambda: None)
+    await store.start(NewExecution("e", "u", "g", 1, b"{}", datetime.now(UTC), "epoch"))
+    row = await store.claim("e", owner="w", lease_seconds=3600)
+    assert row is not None
+    return store, row
+
+
+async def read_in_all(server: PostgresServer, url: str) -> int:
+    """Rows and index entries that were read in a database since it was made. Waits for the end of its sessions, which
+    tell then."""
+    name = url.rpartition("/")[2]
+    while server.sql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'") != "0":
+        await asyncio.sleep(0.01)
+    indexes = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes"
+    tables = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables"
+    return int(server.sql(indexes, database=name)) + int(server.sql(tables, database=name))
+
+
+async def rows_read(server: PostgresServer, *, behind: int) -> int:
+    """How many rows and index entries the server reads for a hundred steps of an execution that has so many behind it.
+
+    Its connections have made their plans before the tables had any rows, as those of a young database have.
+    """
+    url = server.new_database()
+    database = PostgresDatabase(url)
+    try:
+        store, row = await claimed(database)
+        seq = 1
+        await store.commit(Step("e", 1, created=[node(seq, ExecutionStatus.RUNNING)], events=[told("a")]), row)
+
+        async def go_on() -> None:
+            nonlocal seq
+            filled = node(seq, ExecutionStatus.COMPLETED)
+            following = node(seq + 1, ExecutionStatus.RUNNING)
+            outputs = [NodeOutput(seq, 0, "o", b"1")]
+            step = Step("e", 1, created=[following], touched=[filled], filled=[filled], outputs=outputs)
+            step.events = [told("b"), told("c")]
+            step.progressed = True
+            await store.commit(step, row)
+            seq += 1
+
+        await go_on()
+        if behind:
+            past = [node(seq + n, ExecutionStatus.COMPLETED) for n in range(1, behind + 1)]
+            outputs = [NodeOutput(one.seq, 0, "o", b"1") for one in past]
+            await store.commit(Step("e", 1, created=past, outputs=outputs, events=[told("p")] * behind), row)
+            seq += behind
+            await store.commit(Step("e", 1, created=[node(seq + 1, ExecutionStatus.RUNNING)], events=[told("q")]), row)
+            seq += 1
+        for _ in range(100):
+            await go_on()
+    finally:
+        await database.close()
+    return await read_in_all(server, url)
+
+
+async def test_a_step_reads_no_more_when_the_execution_is_long(postgres_server: PostgresServer) -> None:
+    short = await rows_read(postgres_server, behind=0)
+    long = await rows_read(postgres_server, behind=3000)
+    assert long < 1.3 * short, f"{short} rows were read for 100 steps, {long} with 3,000 node executions before them"
+
+
+async def rows_read_by_lives(server: PostgresServer, *, before: int) -> int:
+    """What the server reads for thirty executions of a user that has had so many."""
+    url = server.new_database()
+    database = PostgresDatabase(url)
+    store = SqlExecutionStore(database, on_commit=lambda _: None, ring=lambda: None)
+    queue = SqlQueue(database)
+
+    async def live(name: str) -> None:
+        await store.start(NewExecution(name, "u", "g", 1, b"{}", datetime.now(UTC), "epoch", queue_seconds=60.0))
+        (delivery,) = await queue.take(5)
+        row = await store.claim(name, owner="w", lease_seconds=3600)
+        assert row is not None
+        await queue.ack(delivery)
+        await store.commit(Step(name, 1, created=[node(1, ExecutionStatus.RUNNING)], events=[told("a")]), row)
+        done = ExecutionChange(ExecutionStatus.COMPLETED, None, b"{}", ended_at=NOW)
+        touched = [node(1, ExecutionStatus.COMPLETED)]
+        await store.commit(Step(name, 1, touched=touched, change=done, events=[told("e", final=True)]), row)
+
+    try:
+        await database.locked_write("migrations", migrate)
+        await live("first")
+        columns = ", ".join(column.name for column in execution.columns if column.name != "id")
+        copies = (
+            f"INSERT INTO execution (id, {columns}) SELECT 'x' || n, {columns}"
+            f" FROM execution, generate_series(1, {before}) AS n"
+        )
+        await database.write(lambda db: db.execute(text(copies)))
+        for number in range(30):
+            await live(f"e{number}")
+        await queue.close()
+    finally:
+        await database.close()
+    return await read_in_all(server, url)
+
+
+async def test_an_execution_reads_no_more_when_its_user_has_had_many(postgres_server: PostgresServer) -> None:
+    few, many = [await rows_read_by_lives(postgres_server, before=before) for before in (10, 3000)]
+    assert many < 1.3 * few, f"{few} rows were read for 30 executions, {many} with 3,000 before them"
 
 
 async def test_a_claim_that_others_were_faster_than_is_refused(postgres_server: PostgresServer) -> None:

@@ -19,7 +19,7 @@ from livetape.runtime import open_engine
 from livetape.settings import Settings
 from rabbit import RabbitServer
 
-pytestmark = [pytest.mark.needs("rabbitmq", "postgres"), pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.needs("rabbitmq", "postgres"), pytest.mark.slow, pytest.mark.heavy]
 
 COUNT = 20
 RUNNING = 10

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from livetape.gateway.messages import Push
+from livetape.gateway.sender import Row
 from livetape.gateway.transports.http import http_protocol
 from livetape.gateway.transports.live_socket import FRAMES_AT_ONCE
-from livetape.gateway.transports.uvicorn import EXTENSION, GatewayProtocol
+from livetape.gateway.transports.ring import Ring
+from livetape.gateway.transports.ring_sender import FEWEST, RingSender
+from livetape.gateway.transports.uvicorn import EXTENSION, GatewayProtocol, gateway_protocol
 from livetape.testing.socket_client import SocketClient
 from livetape.testing.transport_site import Met, TransportSite
+from rings import needs_ring
 from serving import serving
 
 MAX_BYTES = 1000
@@ -119,33 +123,46 @@ def close_codes(payload: bytes) -> set[int]:
 
 
 class Stage(TransportSite):
-    """A site with a listener that gets every broadcast, and says at the end whether it did."""
+    """A site with listeners that get every broadcast, and say at the end whether they did."""
 
     transports: list[Any]
+    sender: RingSender | None = None
+    """Hands the broadcasts over, if there is one."""
 
     async def broadcast(self) -> None:
         for number in itertools.count():
-            push = Push(b"%d" % number)
-            for transport in self.transports:
-                transport.send(push)
+            self.hand(Push(b"%d" % number))
             await asyncio.sleep(0.001)
+
+    def hand(self, push: Push) -> None:
+        straight = []
+        for transport in self.transports:
+            if self.sender is None or transport.writer is None:
+                transport.send(push)
+            else:
+                straight.append(transport.writer)
+        if self.sender is not None:
+            self.sender.send_row(Row(straight), 0, len(straight), push.frame)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        async with self.meet() as listener:
-            self.transports = [listener.transport]
+        async with AsyncExitStack() as stack:
+            count = 1 if self.sender is None else FEWEST
+            listeners = [await stack.enter_async_context(self.meet()) for _ in range(count)]
+            self.transports = [listener.transport for listener in listeners]
             sending = asyncio.create_task(self.broadcast())
             try:
                 yield
-                begin = await listener.client.hear_many(3)
+                begins = [await listener.client.hear_many(3) for listener in listeners]
             finally:
                 sending.cancel()
                 await asyncio.wait({sending})
-            listener.transport.close(1000, "over", within=PATIENCE_S)
-            assert await listener.client.read_to_end() == (1000, "over")
-            heard = [int(message) for message in (*begin, *listener.client.messages)]
-            assert heard == list(range(len(heard)))
-            assert await listener.lost(), "clean"
+            for listener, begin in zip(listeners, begins, strict=True):
+                listener.transport.close(1000, "over", within=PATIENCE_S)
+                assert await listener.client.read_to_end() == (1000, "over")
+                heard = [int(message) for message in (*begin, *listener.client.messages)]
+                assert heard == list(range(len(heard)))
+                assert await listener.lost(), "clean"
 
     @asynccontextmanager
     async def probe(self, **options: Any) -> AsyncIterator[Met]:
@@ -159,18 +176,17 @@ class Stage(TransportSite):
 
 
 @asynccontextmanager
-async def staged(**options: Any) -> AsyncIterator[Stage]:
+async def staged(*, by_ring: bool = False, **options: Any) -> AsyncIterator[Stage]:
     stage = Stage(lambda scope, receive, send: scope["extensions"][EXTENSION], MAX_BYTES)
-    options = {"ws": GatewayProtocol, "http": http_protocol(), "ws_max_size": MAX_BYTES, **options}
-    async with serving(stage, **options) as port:
-        stage.port = port
-        async with stage.watched():
+    with closing(RingSender(Ring(4))) if by_ring else nullcontext() as stage.sender:
+        options = {"ws": gateway_protocol(stage.sender), "http": http_protocol(), "ws_max_size": MAX_BYTES, **options}
+        async with serving(stage, **options) as stage.port, stage.watched():
             yield stage
 
 
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as stage:
+@pytest.fixture(params=[False, pytest.param(True, marks=needs_ring)], ids=["by writers", "by the ring"])
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    async with staged(by_ring=request.param) as stage:
         yield stage
 
 
@@ -363,9 +379,10 @@ async def test_who_pauses_in_the_middle_gets_the_rest_in_order_and_then_the_clos
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "deflate"])
+@pytest.mark.parametrize("way", ["plain", "deflate", pytest.param("by the ring", marks=needs_ring)])
 @pytest.mark.slow
-def test_any_frames_in_any_pieces(loop: Any, caplog: pytest.LogCaptureFixture, *, compressed: bool) -> None:
+def test_any_frames_in_any_pieces(loop: Any, caplog: pytest.LogCaptureFixture, way: str) -> None:
+    compressed = way == "deflate"
     payloads = st.one_of(
         st.binary(max_size=20),
         st.text(max_size=10).map(str.encode),
@@ -389,7 +406,7 @@ def test_any_frames_in_any_pieces(loop: Any, caplog: pytest.LogCaptureFixture, *
     )
 
     with asyncio.Runner(loop_factory=loop) as runner:
-        stage = staged(ws_per_message_deflate=compressed)
+        stage = staged(ws_per_message_deflate=compressed, by_ring=way == "by the ring")
 
         async def example(sent: list[Sent], cuts: list[int]) -> None:
             async with live.probe(compressed=compressed) as met:

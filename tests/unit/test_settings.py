@@ -382,6 +382,15 @@ def test_blocks_get_their_limits_and_the_key_from_the_settings(tmp_path: Path) -
         load_blocks(broken)
 
 
+def test_variables_for_processes_of_blocks_are_names(tmp_path: Path) -> None:
+    environ = {"LIVETAPE_ENGINE__PROCESS_ENVIRONMENT": "AWS_REGION, MODEL_CACHE"}
+    settings = load_settings({}, environ, tmp_path).settings
+    assert settings.engine.process_environment == ("AWS_REGION", "MODEL_CACHE")
+    for wrong in ("AWS_*", "A=b", "1A", "A B"):
+        with pytest.raises(ConfigError):
+            load_settings({}, {"LIVETAPE_ENGINE__PROCESS_ENVIRONMENT": wrong}, tmp_path)
+
+
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     found: list[str] = []

@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from livetape.api.errors import error_response, problem_of
+from livetape.api.errors import InvalidRequestError, error_response, problem_of
 from livetape.api.middleware import HttpOptions, layers
 from livetape.api.negotiation import prefers_html
 from livetape.api.ports import (
+    Degraded,
     EventStreams,
     Executions,
     Graphs,
@@ -84,6 +85,7 @@ def create_api(
     event_streams: EventStreams,
     revocations: Revocations | None = None,
     readiness: Readiness = always_ready,
+    degraded: Degraded = tuple,
     metrics: Metrics | None = None,
     metrics_text: MetricsText | None = None,
     clock: Clock | None = None,
@@ -121,6 +123,7 @@ def create_api(
         middleware=middleware,
         exception_handlers={
             HTTPException: answer_error,
+            InvalidRequestError: answer_error,
             RequestValidationError: answer_error,
             LivetapeError: answer_error,
         },
@@ -140,6 +143,7 @@ def create_api(
         revocations=revocations,
         event_streams=event_streams,
         readiness=readiness,
+        degraded=degraded,
         metrics_text=metrics_text,
     )
     app.router.routes.extend(routes)
@@ -186,6 +190,8 @@ def _is_left_over(scope: Scope) -> bool:
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """The exception handler for everything foreseen."""
+    if isinstance(error, RequestValidationError):
+        error = InvalidRequestError(error.errors())
     problem = problem_of(error)
     if problem is None:
         raise error  # to the request tracker, which logs it

@@ -117,6 +117,13 @@ class Health(BaseModel):
     status: Literal["healthy", "alive", "ready"]
 
 
+class Readiness(Health):
+    """The server can serve. `degraded`: what is not as it should be and stops nobody, by name: `queue` while doorbells
+    wait in the database. Not there when there is nothing."""
+
+    degraded: list[str] = []
+
+
 class Version(BaseModel):
     """What runs here."""
 

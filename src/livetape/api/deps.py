@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from livetape.api.bodies import ErrorBody
-from livetape.api.limits import JsonRoute
+from livetape.api.json_route import JsonRoute
 from livetape.api.ports import EventStreams, Executions, Graphs, Jobs, QueueControl, Reviews, Tapes
 from livetape.api.services import ApiOptions, BlockList, Services
 from livetape.auth import ConnectionFacts, Principal

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
@@ -144,10 +143,21 @@ class Problem:
         return replace(self, headers={**self.headers, **headers})
 
 
+class InvalidRequestError(Exception):
+    """A request that is not what the interface describes.
+
+    `faults` are as Pydantic tells them; the first part of their `loc` is the part of the request (path, query, body).
+    """
+
+    def __init__(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
 def problem_of(error: Exception) -> Problem | None:
     """How this exception is answered; None for one that nobody foresaw, or whose text is not for clients."""
-    if isinstance(error, RequestValidationError):
-        return _invalid(error.errors())
+    if isinstance(error, InvalidRequestError):
+        return _invalid(error.faults)
     if isinstance(error, HTTPException):
         return problem_of_http(error)
     if isinstance(error, tree.LivetapeError):

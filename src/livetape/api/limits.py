@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from livetape.api.errors import ApiError, error_response, problem_of_http
+from livetape.api.errors import ApiError, InvalidRequestError, error_response, problem_of_http
 from livetape.errors import CodecError
 from livetape.events import strict
 
@@ -56,43 +52,24 @@ def too_large(max_bytes: int) -> ApiError:
     )
 
 
-class JsonRequest(Request):
-    """A request whose body has been read as strict JSON."""
+async def read_json(request: Request) -> tuple[bytes, Any]:
+    """The body, which must be JSON and say so, and its value; no bytes when there is none.
 
-    def __init__(self, scope: Scope, receive: Receive, value: Any, raw: bytes) -> None:
-        super().__init__(scope, receive)
-        self._value = value
-        self._raw = raw
-
-    async def body(self) -> bytes:
-        return self._raw
-
-    async def json(self) -> Any:
-        return self._value
-
-
-class JsonRoute(APIRoute):
-    """A route whose body, if it takes one, must be JSON and say so."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
-        if self.body_field is None:
-            return answer
-
-        async def handler(request: Request) -> Response:
-            raw = await request.body()
-            if not raw:
-                return await answer(request)
-            if not _is_json(request.headers.get("content-type", "")):
-                raise ApiError(
-                    415,
-                    "The body must be JSON",
-                    hint="Send the header `Content-Type: application/json`.",
-                    headers={"Accept-Post": "application/json"} if request.method == "POST" else None,
-                )
-            return await answer(JsonRequest(request.scope, request.receive, parse_json(raw), raw))
-
-        return handler
+    Raises:
+        ApiError: it does not say so.
+        InvalidRequestError: as `parse_json`.
+    """
+    raw = await request.body()
+    if not raw:
+        return raw, None
+    if not _is_json(request.headers.get("content-type", "")):
+        raise ApiError(
+            415,
+            "The body must be JSON",
+            hint="Send the header `Content-Type: application/json`.",
+            headers={"Accept-Post": "application/json"} if request.method == "POST" else None,
+        )
+    return raw, parse_json(raw)
 
 
 def parse_json(raw: bytes) -> Any:
@@ -101,12 +78,12 @@ def parse_json(raw: bytes) -> Any:
     What is taken: see `strict.parse_json`.
 
     Raises:
-        RequestValidationError: with the place of the fault.
+        InvalidRequestError: with the place of the fault.
     """
     try:
         return strict.parse_json(raw)
     except CodecError as error:
-        raise RequestValidationError(
+        raise InvalidRequestError(
             [{"type": "json_invalid", "loc": ("body",), "msg": f"JSON decode error: {error.message}"}]
         ) from None
 

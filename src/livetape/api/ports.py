@@ -208,5 +208,8 @@ class Revocations(Protocol):
 Readiness: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Returns what is still missing before this process can serve; nothing when it is ready."""
 
+Degraded: TypeAlias = Callable[[], Sequence[str]]
+"""Returns what is not as it should be although this process can serve."""
+
 MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
 """Returns the metrics of this process and their content type."""

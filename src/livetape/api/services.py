@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic_core import to_json
 
 from livetape.api.ports import (
+    Degraded,
     EventStreams,
     Executions,
     Graphs,
@@ -78,4 +79,5 @@ class Services:
     revocations: Revocations | None
     event_streams: EventStreams
     readiness: Readiness
+    degraded: Degraded
     metrics_text: MetricsText | None

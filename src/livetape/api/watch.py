@@ -1,28 +1,31 @@
 """The HTTP side of a process that only watches: event streams, jobs, health. It asks no database.
 
-Whose a tape is, stands in the tape's metadata; the paths, bodies and errors are those of the whole REST interface.
+Whose a tape is, stands in the tape's metadata; the paths, bodies and errors are those of the whole REST interface. So
+few routes need no framework: FastAPI would be a third of a gateway's start.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Literal, Protocol
+from functools import cache
+from typing import Any, Final, Literal, Protocol, TypeVar
 
-from fastapi import APIRouter, FastAPI
-from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from livetape.api.bodies import ErrorItem, Health, JobInfo, JobPosition, Name, PublishJobEvent, Version
-from livetape.api.errors import ApiError, error_response, problem_of
-from livetape.api.limits import JsonRoute
+from livetape.api.errors import ApiError, InvalidRequestError, error_response, problem_of
+from livetape.api.limits import read_json
 from livetape.api.middleware import HttpOptions, layers
-from livetape.api.routers.streams import EVENTS_OPENAPI
+from livetape.api.watch_document import watch_document
 from livetape.auth import Authenticator, ConnectionFacts, Principal
 from livetape.clock import Clock, IdFactory, SystemClock, new_id
 from livetape.errors import LivetapeError, NotAuthorizedError, NotFoundError
@@ -30,6 +33,9 @@ from livetape.events.channel import execution_tape, job_tape
 from livetape.events.jobs import Jobs, writer_of
 from livetape.events.log import Tape
 from livetape.observability import Metrics, NoMetrics
+
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Tapes(Protocol):
@@ -56,18 +62,16 @@ class WatchOptions:
     ready_timeout: float = 2.0
 
 
-class _SignedInRoute(JsonRoute):
-    """They are asked who they are before a byte of the body is read."""
+class _Route(Route):
+    """Answers these methods and no others, and is named in the metrics."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
+    def __init__(self, path: str, answer: Callable[[Request], Awaitable[Response]], methods: Collection[str]) -> None:
+        super().__init__(path, answer, methods=list(methods))
+        self.methods = set(methods)  # without the HEAD that a GET brings
 
-        async def handler(request: Request) -> Response:
-            watching: Watching = request.app.state.watching
-            await watching.sign_in(request)
-            return await answer(request)
-
-        return handler
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 class Watching:
@@ -96,50 +100,24 @@ class Watching:
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
-        signed_in, everybody = APIRouter(route_class=_SignedInRoute), APIRouter()
-        events, get = "/api/jobs/{job_id:path}/events", ["GET"]
-        jobs: list[str | Enum] = ["v1", "jobs"]
-        signed_in.add_api_route(
-            "/api/graphs/{graph_id}/executions/{graph_exec_id}/events",
-            self.read_execution,
-            methods=get,
-            tags=["v1", "graphs"],
-            summary="Read execution events",
-            response_model=None,
-            **EVENTS_OPENAPI,
-        )
-        signed_in.add_api_route(
-            events,
-            self.read_job,
-            methods=get,
-            tags=jobs,
-            summary="Read job events",
-            response_model=None,
-            **EVENTS_OPENAPI,
-        )
-        signed_in.add_api_route(
-            events,
-            self.publish,
-            methods=["POST"],
-            tags=jobs,
-            summary="Publish job event",
-            status_code=201,
-            response_model_exclude_none=True,
-        )
-        signed_in.add_api_route("/api/jobs/{job_id:path}", self.get_job, methods=get, tags=jobs, summary="Get job")
-        for path, answer in (
-            ("/", self.root),
-            ("/health", self.health),
-            ("/livez", self.livez),
-            ("/readyz", self.readyz),
-        ):
-            everybody.add_api_route(path, answer, methods=["GET", "HEAD"], include_in_schema=False)
-        everybody.add_api_route("/version", self.version, methods=get, tags=["health"])
-        everybody.add_api_route("/metrics", self.metrics, methods=get, include_in_schema=False)
-        return [*signed_in.routes, *everybody.routes]
+        execution, job = "/api/graphs/{graph_id}/executions/{graph_exec_id}/events", "/api/jobs/{job_id:path}"
+        get, often = ("GET",), ("GET", "HEAD")
+        return [
+            _Route(execution, self.read_execution, get),
+            _Route(f"{job}/events", self.read_job, get),
+            _Route(f"{job}/events", self.publish, ("POST",)),
+            _Route(job, self.get_job, get),
+            _Route("/", self.root, often),
+            _Route("/health", self.health, often),
+            _Route("/livez", self.livez, often),
+            _Route("/readyz", self.readyz, often),
+            _Route("/version", self.version, get),
+            _Route("/metrics", self.metrics, get),
+            _Route("/openapi.json", self.openapi, often),
+        ]
 
-    async def sign_in(self, request: Request) -> None:
-        """Who asks; stands in `request.state.principal` from here on.
+    async def sign_in(self, request: Request) -> Principal:
+        """Who asks: before a byte of the body is read.
 
         Raises:
             AuthError: nobody who may.
@@ -150,29 +128,40 @@ class Watching:
             await self._revocations.check(principal)
         if principal.is_limited:
             raise NotAuthorizedError("This key may not do this")
-        request.state.principal = principal
+        return principal
 
     # ---- tapes -----------------------------------------------------------------------------------------------------
 
-    async def read_execution(self, graph_id: Name, graph_exec_id: Name, request: Request) -> Response:
+    async def read_execution(self, request: Request) -> Response:
         """The events of an execution: a page of JSON, or by `Accept` a stream that ends after the final event."""
-        principal = _principal(request)
+        principal = await self.sign_in(request)
+        graph_id, graph_exec_id = _names(request, "graph_id", "graph_exec_id")
         tape = await self._log.describe(execution_tape(graph_exec_id))
         if tape is None or tape.owner != principal.user_id or tape.graph_id != graph_id:
             raise NotFoundError(f"Graph execution #{graph_exec_id} not found.")
         return await self._event_streams(request, tape)
 
-    async def read_job(self, job_id: Name, request: Request) -> Response:
+    async def read_job(self, request: Request) -> Response:
         """The events of a job: a page of JSON, or by `Accept` a stream that ends after the final event."""
-        return await self._event_streams(request, await self._visible(job_id, _principal(request)))
+        principal = await self.sign_in(request)
+        (job_id,) = _names(request, "job_id")
+        return await self._event_streams(request, await self._visible(job_id, principal))
 
-    async def get_job(self, job_id: Name, request: Request) -> JobInfo:
+    async def get_job(self, request: Request) -> Response:
         """What is known of the job's tape."""
-        return JobInfo.of(job_id, await self._visible(job_id, _principal(request)))
+        principal = await self.sign_in(request)
+        (job_id,) = _names(request, "job_id")
+        return _answer(JobInfo.of(job_id, await self._visible(job_id, principal)))
 
-    async def publish(self, job_id: Name, body: PublishJobEvent, request: Request) -> JobPosition:
+    async def publish(self, request: Request) -> Response:
         """Appends one event to the tape of the job; the first to publish owns it. Answers when the event is durable."""
-        principal = _principal(request)
+        principal = await self.sign_in(request)
+        raw, value = await read_json(request)
+        faults = _Faults()
+        job_id = faults.name(request, "job_id")
+        body = faults.body(PublishJobEvent, raw, value)
+        if job_id is None or body is None:
+            raise InvalidRequestError(faults.found)
         unowned = self.options.jobs_unowned
         tape = await self._log.describe(job_tape(job_id))
         try:
@@ -188,7 +177,7 @@ class Watching:
             idempotency_key=body.idempotency_key,
             is_admin=principal.is_admin,
         )
-        return JobPosition.of(recorded)
+        return _answer(JobPosition.of(recorded), status=201)
 
     async def _visible(self, job_id: str, principal: Principal) -> Tape:
         tape = await self._log.describe(job_tape(job_id))
@@ -201,34 +190,38 @@ class Watching:
 
     # ---- health ----------------------------------------------------------------------------------------------------
 
-    async def root(self) -> Health:
+    async def root(self, _request: Request) -> Response:
         """The process answers."""
-        return Health(status="healthy")
+        return _answer(Health(status="healthy"))
 
-    async def livez(self) -> Health:
+    async def livez(self, _request: Request) -> Response:
         """The process answers."""
-        return Health(status="alive")
+        return _answer(Health(status="alive"))
 
-    async def health(self) -> Health:
+    async def health(self, _request: Request) -> Response:
         """As `readyz`, by the seed's path."""
         await self._require_ready()
-        return Health(status="healthy")
+        return _answer(Health(status="healthy"))
 
-    async def readyz(self) -> Health:
+    async def readyz(self, _request: Request) -> Response:
         """Whether it can serve; 503 names what is down."""
         await self._require_ready()
-        return Health(status="ready")
+        return _answer(Health(status="ready"))
 
-    async def version(self) -> Version:
+    async def version(self, _request: Request) -> Response:
         """What runs here."""
-        return Version(name="livetape", version=self.options.version)
+        return _answer(Version(name="livetape", version=self.options.version))
 
-    async def metrics(self) -> Response:
+    async def metrics(self, _request: Request) -> Response:
         """The figures of this process for Prometheus, where they are switched on."""
         if self._metrics_text is None:
             raise HTTPException(404)
         body, content_type = self._metrics_text()
         return Response(body, headers={"Content-Type": content_type})
+
+    async def openapi(self, _request: Request) -> Response:
+        """What is answered here, as OpenAPI."""
+        return Response(_document(self.options.version), media_type="application/json")
 
     async def _require_ready(self) -> None:
         try:
@@ -262,26 +255,18 @@ def create_watch_api(
     clock: Clock | None = None,
     ids: IdFactory = new_id,
     routes: Sequence[BaseRoute] = (),
-) -> FastAPI:
+) -> Starlette:
     """The application, ready to be served. `routes` are answered before ours and stand behind the same middleware."""
-    app = FastAPI(
-        title="livetape gateway",
-        summary="Live events and replay of executions and jobs.",
-        version=watching.options.version,
-        openapi_url="/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
+    app = Starlette(
+        routes=[*routes, *watching.routes()],
         middleware=layers(watching.options.http, metrics=metrics or NoMetrics(), clock=clock or SystemClock(), ids=ids),
         exception_handlers={
             HTTPException: answer_error,
-            RequestValidationError: answer_error,
+            InvalidRequestError: answer_error,
             LivetapeError: answer_error,
         },
     )
-    app.router.routes.extend(routes)
-    app.router.routes.extend(watching.routes())
-    app.state.watching = watching
+    app.router.redirect_slashes = False
     return app
 
 
@@ -293,9 +278,56 @@ async def answer_error(request: Request, error: Exception) -> Response:
     return error_response(request.scope, problem)
 
 
-def _principal(request: Request) -> Principal:
-    principal: Principal = request.state.principal
-    return principal
+class _Faults:
+    """What is wrong with a request, all of it."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def name(self, request: Request, parameter: str) -> str | None:
+        """A part of the path; None when it cannot be one, which is a fault."""
+        try:
+            return _NAME.validate_python(request.path_params[parameter])
+        except ValidationError as error:
+            self._add(error, "path", parameter)
+            return None
+
+    def body(self, model: type[_Model], raw: bytes, value: Any) -> _Model | None:
+        """The value of the body as this; None when it does not fit, which is a fault."""
+        if not raw:
+            self.found.append({"type": "missing", "loc": ("body",), "msg": "Field required", "input": None})
+            return None
+        try:
+            return model.model_validate(value, from_attributes=True)
+        except ValidationError as error:
+            self._add(error, "body")
+            return None
+
+    def _add(self, error: ValidationError, *place: str) -> None:
+        for fault in error.errors(include_url=False):
+            self.found.append({**fault, "loc": (*place, *fault["loc"])})
+
+
+def _names(request: Request, *parameters: str) -> list[str]:
+    """These parts of the path.
+
+    Raises:
+        InvalidRequestError: they cannot be what they stand for.
+    """
+    faults = _Faults()
+    names = [name for parameter in parameters if (name := faults.name(request, parameter)) is not None]
+    if faults.found:
+        raise InvalidRequestError(faults.found)
+    return names
+
+
+def _answer(body: BaseModel, *, status: int = 200) -> Response:
+    return Response(body.model_dump_json(exclude_none=True), status_code=status, media_type="application/json")
+
+
+@cache  # asked for seldom, and then by many
+def _document(version: str) -> bytes:
+    return to_json(watch_document(version))
 
 
 def _no_job(job_id: str) -> NotFoundError:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from livetape.cli.errors import CommandError
 from livetape.cli.options import App
+from livetape.settings.places import SERVER_FILE, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,6 @@ class Server:
     @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine; then no proxy is asked."""
-        from livetape.settings.model import is_loopback
-
         return is_loopback(urlsplit(self.url).hostname or "")
 
 
@@ -39,7 +38,7 @@ def find_server(app: App, environ: Mapping[str, str]) -> Server | None:
     if environ.get("LIVETAPE_URL"):
         said_by = "LIVETAPE_URL in the environment"
         return Server(_checked(environ["LIVETAPE_URL"], said_by), said_by, token)
-    file = app.load(warn=False).settings.server_file
+    file = app.data_folder() / SERVER_FILE
     running = read_server_file(file)
     if running is None or not is_serving(running):
         return None
@@ -54,11 +53,10 @@ def require_server(app: App, environ: Mapping[str, str]) -> Server:
     """
     server = find_server(app, environ)
     if server is None:
-        data_dir = app.load(warn=False).settings.data_dir
         raise CommandError(
             "no_server",
             "no server is running",
-            because=f"no --url, no LIVETAPE_URL, and nothing runs on the data folder {data_dir}",
+            because=f"no --url, no LIVETAPE_URL, and nothing runs on the data folder {app.data_folder()}",
             fix="start one:  livetape up\nor name one: --url http://127.0.0.1:8420",
         )
     return server

@@ -55,6 +55,13 @@ class App:
             self.say(f"warning: {warning}")
         return loaded
 
+    def data_folder(self) -> Path:
+        """Where the server of this machine says that it is. No more of the settings is looked at, and none built."""
+        from livetape.settings.places import data_folder
+
+        config = Path(self.config_file) if self.config_file else None
+        return data_folder(self.data_dir, os.environ, Path.cwd(), config=config)
+
 
 def app_of(ctx: click.Context) -> App:
     """The App of this call."""

@@ -50,6 +50,7 @@ class BlobSweep:
                 logger.warning("large values cannot be swept: %s", error, extra={"action": "blob_sweep_retry"})
             except Exception:  # it would end for good
                 logger.exception("large values cannot be swept", extra={"action": "blob_sweep_failed"})
+                self._metrics.count("internal_errors_total", part="blobs")
 
     async def sweep(self) -> int:
         """Once, over everything; returns how many were taken away. Raises what the stores raise."""

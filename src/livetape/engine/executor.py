@@ -44,8 +44,8 @@ logger = get_logger(__name__)
 UNWRITTEN_OUTPUTS: Final = 256
 """How many outputs of one node execution may wait for their commit before the block has to wait."""
 
-UNWRITTEN_CHARACTERS: Final = 16 * 1024 * 1024
-"""And of how much text."""
+UNWRITTEN_BYTES: Final = 16 * 1024 * 1024
+"""And of how much JSON, the last of them left aside."""
 
 AHEAD_ROUNDS: Final = 32
 AHEAD_S: Final = 0.005
@@ -62,12 +62,14 @@ SOON_S: Final = 1.0
 @dataclass(frozen=True, slots=True)
 class ExecutorOptions:
     """Limits of one execution. `cancel_grace_s`: how long a cancelled block may take to stop. `safe_mode`: people are
-    asked; without it reviews approve themselves."""
+    asked; without it reviews approve themselves. `variables`: names of the environment that blocks in processes of
+    their own get beside what every process needs."""
 
     rules: Rules = field(default_factory=Rules)
     cancel_grace_s: float = 10.0
     files: Path = Path("files")
     safe_mode: bool = True
+    variables: tuple[str, ...] = ()
 
 
 class Executor:
@@ -108,7 +110,7 @@ class Executor:
         masks: Mapping[str, Any] | None = None if row.masks is None else from_json(row.masks)
         select = select_output if values is None else values.select
         self._planner = Planner(plan, options.rules, new_id, masks=masks, select=select)
-        self._waiting = Waiting(row, store, clock, make_child, ahead=database_ahead)
+        self._waiting = Waiting(row, store, clock, make_child, ahead=database_ahead, values=values)
         self._recorder = Recorder(row, self._waiting, ended=self._forget)
         self._tools = NodeTools(
             row=row,
@@ -124,6 +126,7 @@ class Executor:
             memory=memory,
             values=values,
             safe_mode=options.safe_mode,
+            variables=options.variables,
         )
         self._inbox: deque[Happening] = deque()
         self._wake = asyncio.Event()
@@ -320,7 +323,7 @@ class Executor:
             if isinstance(happening, Yielded):
                 outlet = self._outlets.get(happening.seq)
                 if outlet is not None:
-                    outlet.taken(happening.value)
+                    outlet.taken()
             elif isinstance(happening, Suspended):
                 self._poked = True  # what it waits for may have happened while it still ran
                 self._wake.set()
@@ -468,23 +471,21 @@ class _Outlet:
     def __init__(self, seq: int, happened: Callable[[Happening], None]) -> None:
         self._seq = seq
         self._happened = happened
-        self._waiting = 0
-        self._characters = 0
+        self._sizes: deque[int] = deque()
+        self._bytes = 0
         self._eased = asyncio.Event()
 
-    def give(self, name: str, value: Any) -> None:
-        self._waiting += 1
-        if isinstance(value, str):
-            self._characters += len(value)
+    def give(self, name: str, value: Any, size: int = 0) -> None:
+        self._sizes.append(size)
+        self._bytes += size
         self._happened(Yielded(self._seq, name, value))
 
     async def room(self) -> None:
-        while self._waiting >= UNWRITTEN_OUTPUTS or self._characters >= UNWRITTEN_CHARACTERS:
+        while len(self._sizes) >= UNWRITTEN_OUTPUTS or self._bytes >= UNWRITTEN_BYTES:
             self._eased.clear()
             await self._eased.wait()
 
-    def taken(self, value: Any) -> None:
-        self._waiting -= 1
-        if isinstance(value, str):
-            self._characters -= len(value)
+    def taken(self) -> None:
+        if self._sizes:
+            self._bytes -= self._sizes.popleft()
         self._eased.set()

@@ -17,13 +17,11 @@ _OWN: Final = frozenset({"walltime", "cputime", "input_size", "output_size", "co
 
 
 def add_run(run: NodeRun, stats: RunStats, *, cpu_s: float, cost: int) -> None:
-    """Add one run of a node to its figures: `walltime` and `cputime` in seconds, sizes in JSON bytes, `cost` in cents,
-    and whatever its block counted, by its own names."""
+    """Add one run of a node to its figures: `walltime` and `cputime` in seconds, `cost` in cents, and whatever its
+    block counted, by its own names. Sizes are those of the end: what it gave may not be recorded yet."""
     known: dict[str, Any] = {} if run.stats is None else from_json(run.stats)
     known["walltime"] = round(known.get("walltime", 0.0) + stats.seconds, 6)
     known["cputime"] = round(known.get("cputime", 0.0) + cpu_s, 6)
-    known["input_size"] = whole_size(to_json(run.inputs))
-    known["output_size"] = whole_size(to_json(run.outputs))
     known["cost"] = known.get("cost", 0) + cost
     known["attempts"] = known.get("attempts", 0) + stats.attempts
     for name, amount in stats.usage.items():
@@ -48,14 +46,21 @@ class Figures:
         seconds = 0.0
         if node.start_time is not None and node.end_time is not None:
             seconds = (node.end_time - node.start_time).total_seconds()
-        self._add(node.status, seconds, node.stats)
+        self._add(node.status, seconds, None if node.stats is None else from_json(node.stats))
 
     def count(self, run: NodeRun) -> None:
-        """A node execution that has just ended."""
+        """A node execution that has just ended: what it was given and gave is known, and how many bytes of JSON it
+        has."""
         seconds = 0.0
         if run.start_time is not None and run.end_time is not None:
             seconds = (run.end_time - run.start_time).total_seconds()
-        self._add(run.status, seconds, run.stats)
+        known: dict[str, Any] | None = None
+        if run.stats is not None:
+            known = from_json(run.stats)
+            known["input_size"] = whole_size(to_json(run.inputs))
+            known["output_size"] = whole_size(to_json(run.outputs))
+            run.stats = to_json(known)
+        self._add(run.status, seconds, known)
 
     def so_far(self) -> dict[str, Any]:
         """As JSON of an execution that goes on."""
@@ -77,13 +82,13 @@ class Figures:
             **others,
         )
 
-    def _add(self, status: ExecutionStatus, seconds: float, stats: bytes | None) -> None:
+    def _add(self, status: ExecutionStatus, seconds: float, stats: dict[str, Any] | None) -> None:
         self._ended += 1
         self._errors += status is ExecutionStatus.FAILED
         self._seconds += seconds
         if stats is None:
             return
-        for name, amount in from_json(stats).items():
+        for name, amount in stats.items():
             if name == "cost":
                 self.cost += amount
             elif name == "cputime":

@@ -184,12 +184,16 @@ class LargeValues:
         }
 
     async def answers(self, waits: Sequence[Wait]) -> list[Wait]:
-        """What children gave, whole. Their blobs are their own."""
+        """What children gave and people left, whole. The blobs of children are their own."""
         return [await self._answer(wait) for wait in waits]
 
     async def _answer(self, wait: Wait) -> Wait:
-        if wait.kind != "child" or wait.answer is None:
+        if wait.kind == "timer" or wait.answer is None:
             return wait
+        if wait.kind == "review":
+            asked = pointer_of(wait.answer.get("data"))
+            data = None if asked is None else await self._read(self._place, asked)
+            return wait if asked is None else replace(wait, answer={**wait.answer, "data": data})
         given = wait.answer.get("outputs")
         if not isinstance(given, dict) or not any(pointer_of(one) for values in given.values() for one in values):
             return wait
@@ -213,5 +217,5 @@ def referenced(row: ExecutionRow, nodes: Sequence[NodeRow]) -> set[str]:
     """The hashes of all blobs that the rows of an execution point to."""
     texts: list[bytes | None] = [row.inputs, row.masks]
     for node in nodes:
-        texts += [node.inputs, *(value for _, value in node.outputs)]
+        texts += [node.inputs, node.waits, *(value for _, value in node.outputs)]
     return pointers_in(texts)

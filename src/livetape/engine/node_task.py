@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor as ThreadPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,8 @@ class NodeTools:
     memory: Memory | None
     values: LargeValues | None
     safe_mode: bool
+    variables: Collection[str]
+    """Names of the environment that blocks in processes of their own get as well."""
 
     def identity(self, run: NodeRun) -> NodeIdentity:
         block = self.blocks.get(run.node.block_id)
@@ -130,7 +132,15 @@ class NodeTask:
                 return
         cpu = CpuTime()
         threads = cpu.pool(tools.threads)
-        working = run_to_end(block, inputs, self._context(kept), self._outlet, threads, tried=self._tried)
+        working = run_to_end(
+            block,
+            inputs,
+            self._context(kept),
+            self._outlet,
+            threads,
+            tried=self._tried,
+            variables=tools.variables,
+        )
         outcome = await cpu.of(working)
         cost = 0
         if costs is not None and outcome.failure is None and not outcome.waits:

@@ -14,12 +14,19 @@ from livetape.events.codec import encode_payload
 MAX_OUTPUT: Final = 50 * 1024 * 1024
 """Bytes of JSON that one output may have."""
 
+_SMALL: Final = 8
+
 MAX_MESSAGE: Final = 10_000
 """Characters of an error that are kept."""
 
 
 def checked_output(name: Any, value: Any) -> PinValue:
-    """The output as it goes on.
+    """The output as it goes on. Raises as `sized_output`."""
+    return sized_output(name, value)[:2]
+
+
+def sized_output(name: Any, value: Any) -> tuple[str, Any, int]:
+    """The output as it goes on, and about how many bytes of JSON its value has.
 
     Raises:
         BlockExecutionError: it is no output, too large, not JSON, or the block says `error`.
@@ -30,7 +37,7 @@ def checked_output(name: Any, value: Any) -> PinValue:
         raise BlockExecutionError("a pin name has a zero character")
     if name == "error":
         raise BlockExecutionError(str(value))
-    return name, as_json(value)
+    return name, *_sized(value)
 
 
 def as_json(value: Any) -> Any:
@@ -41,17 +48,21 @@ def as_json(value: Any) -> Any:
     Raises:
         BlockExecutionError: it is not JSON, nested too deep for it, or longer than MAX_OUTPUT.
     """
+    return _sized(value)[0]
+
+
+def _sized(value: Any) -> tuple[Any, int]:
     if value is None or isinstance(value, bool | int):
-        return value
+        return value, _SMALL
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else None, _SMALL
     if isinstance(value, str | bytes) and len(value) > MAX_OUTPUT:
         raise _too_large()
     text = _encoded(value)
     if len(text) > MAX_OUTPUT:
         raise _too_large()
     try:
-        return from_json(text)
+        return from_json(text), len(text)
     except ValueError as error:  # deeper than a reader of JSON goes
         raise BlockExecutionError(f"an output of type {type(value).__name__} is not JSON") from error
 

@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
 
 from pydantic_core import from_json, to_json
 
 from livetape.engine.block import Block, BlockContext
 from livetape.engine.output_values import MAX_OUTPUT, as_json
+from livetape.engine.process_environment import process_environment
 from livetape.errors import BlockExecutionError
 from livetape.observability import get_logger
 
@@ -34,12 +35,9 @@ _START: Final = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from livetape.engine.process_child import main;main()"
 )
 
-_OWN_VARIABLES: Final = ("LIVETAPE_", "JWT_", "SUPABASE_", "REDIS_", "RABBITMQ_", "DATABASE_", "OPENAI_API_KEY")
-"""Secrets of the worker that blocks do not need."""
-
 
 class Outputs(Protocol):
-    def give(self, name: str, value: Any) -> None: ...
+    def give(self, name: str, value: Any, size: int = 0) -> None: ...
 
     async def room(self) -> None: ...
 
@@ -54,8 +52,16 @@ class ProcessFailedError(Exception):
         self.retry_after = retry_after
 
 
-async def run_in_process(block: Block[Any], inputs: Mapping[str, Any], ctx: BlockContext, outputs: Outputs) -> None:
-    """Run it to its end. `inputs` are the pin values as they came.
+async def run_in_process(
+    block: Block[Any],
+    inputs: Mapping[str, Any],
+    ctx: BlockContext,
+    outputs: Outputs,
+    *,
+    variables: Collection[str] = (),
+) -> None:
+    """Run it to its end. `inputs` are the pin values as they came. Of the environment it gets what every process
+    needs, and these `variables`.
 
     Raises:
         ProcessFailedError
@@ -73,7 +79,7 @@ async def run_in_process(block: Block[Any], inputs: Mapping[str, Any], ctx: Bloc
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env={name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)},
+        env=process_environment(os.environ, variables),
         start_new_session=True,
     )
     process = Process(transport, protocol, loop)
@@ -140,12 +146,12 @@ async def _follow(process: Process, ctx: BlockContext, outputs: Outputs) -> None
     ended = asyncio.create_task(process.wait(), name="end of a block's process")
     try:
         while True:
-            message = await _next(process.stdout, ended)
+            message, size = await _next(process.stdout, ended)
             match message:
                 case None:
                     raise ProcessFailedError(_without_a_word(await ended), meant=False)
                 case ["output", str(name), value]:
-                    outputs.give(name, value)
+                    outputs.give(name, value, size)
                     await outputs.room()
                 case ["usage", dict(amounts)]:
                     for name, amount in amounts.items():
@@ -160,19 +166,19 @@ async def _follow(process: Process, ctx: BlockContext, outputs: Outputs) -> None
         ended.cancel()
 
 
-async def _next(lines: asyncio.StreamReader, ended: asyncio.Task[int]) -> Any:
-    """The next message; None: the process has ended and said nothing more."""
+async def _next(lines: asyncio.StreamReader, ended: asyncio.Task[int]) -> tuple[Any, int]:
+    """The next message and its bytes; None: the process has ended and said nothing more."""
     reading = asyncio.ensure_future(lines.readline())
     try:
         await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             await asyncio.wait({reading}, timeout=LAST_LINES_S)
         if not reading.done():
-            return None
+            return None, 0
         line = reading.result()
-        return from_json(line) if line.endswith(b"\n") else None
+        return (from_json(line), len(line)) if line.endswith(b"\n") else (None, 0)
     except ValueError:  # longer than any output, or no JSON
-        return []
+        return [], 0
     finally:
         reading.cancel()
 

@@ -12,15 +12,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Doorbell:
-    """Go and look at this execution. `enqueue_no` grows with each time it was queued.
+    """Go and look at this execution. `enqueue_no` grows with each time it was queued: 0 is one that has not begun yet.
 
-    `priority` above 0 goes before the others; queues that can, go by its height too.
+    `priority` above 0 goes before the others, and of the same priority what has begun already before what is new.
+    Queues that can, go by `rank`.
     """
 
     graph_exec_id: str
     enqueue_no: int = 0
     kind: str = "run"
     priority: int = 0
+
+    @property
+    def rank(self) -> int:
+        """Higher goes first; 0 and less may wait for everything else."""
+        return 2 * self.priority + (self.enqueue_no > 0)
 
 
 @dataclass(frozen=True, slots=True)

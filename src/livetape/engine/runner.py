@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import math
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from livetape.engine.block import TIMEOUT_PIN, Block, BlockContext, PinValue
 from livetape.engine.block_ports import Suspended, Wait
 from livetape.engine.block_threads import Abandoning
 from livetape.engine.coerce import coerce_input
-from livetape.engine.output_values import as_json, checked_output, error_text
+from livetape.engine.output_values import as_json, error_text, sized_output
 from livetape.engine.process_run import ProcessFailedError, run_in_process
 from livetape.errors import BlockError, BlockInputError
 from livetape.observability import get_logger
@@ -32,7 +32,8 @@ __all__ = ["Attempt", "Failure", "Outcome", "Outlet", "RunStats", "as_json", "ru
 logger = get_logger(__name__)
 
 PAUSE_EVERY: Final = 64
-"""After so many outputs a block in a thread waits until there is room for more."""
+PAUSE_BYTES: Final = 1024 * 1024
+"""After so many outputs, or so many bytes of JSON, a block in a thread waits until there is room for more."""
 
 MAX_TIMEOUT: Final = 366 * 86_400.0
 
@@ -43,7 +44,7 @@ STOP_S: Final = 1.0
 class Outlet(Protocol):
     """Where the outputs of one run go, in the loop. `room` waits while too many of them are unwritten."""
 
-    def give(self, name: str, value: Any) -> None: ...
+    def give(self, name: str, value: Any, size: int = 0) -> None: ...
 
     async def room(self) -> None: ...
 
@@ -104,12 +105,14 @@ async def run_to_end(
     threads: Executor,
     *,
     tried: Callable[[Attempt], None] = _untold,
+    variables: Collection[str] = (),
 ) -> Outcome:
     """Run it, again where its `retries` say so, until it completes, fails for good or waits.
 
     The outlet is given every output in order, those that a further attempt repeats once. `tried` hears of each failed
     attempt that is not the last, before the pause. A ValueError or a BlockError is a failure that the block's author
-    meant; anything else is logged with its stack and told by its text. Cancellation goes through.
+    meant; anything else is logged with its stack and told by its text. Cancellation goes through. `variables`: names
+    of the environment that a process of its own gets beside what every process needs.
     """
     started, number = ctx.clock.monotonic(), 0
     counted = _Counted(outlet, remember=block.retries is not None)
@@ -118,7 +121,7 @@ async def run_to_end(
     while True:
         number += 1
         try:
-            error = await _attempt(block, inputs, ctx, counted, threads)
+            error = await _attempt(block, inputs, ctx, counted, threads, variables)
         except Suspended as suspended:
             waits = suspended.waits
             break
@@ -148,14 +151,19 @@ class _Error:
 
 
 async def _attempt(
-    block: Block[Any], inputs: Mapping[str, Any], ctx: BlockContext, outlet: Outlet, threads: Executor
+    block: Block[Any],
+    inputs: Mapping[str, Any],
+    ctx: BlockContext,
+    outlet: Outlet,
+    threads: Executor,
+    variables: Collection[str],
 ) -> _Error | None:
     gate = _Gate(outlet)
     limit: float | None = None
     try:
         limit = _limit(block, inputs)
         data = coerce_input(block.Input, block.prepare(inputs))
-        await _in_time(_placed(block, data, inputs, ctx, gate, threads), limit)
+        await _in_time(_placed(block, data, inputs, ctx, gate, threads, variables), limit)
     except _TooLongError:
         return _Error(Failure(f"{block.name} took longer than {limit:g} s", "timeout"), TimeoutError())
     except ProcessFailedError as error:
@@ -185,11 +193,12 @@ def _placed(
     ctx: BlockContext,
     gate: _Gate,
     threads: Executor,
+    variables: Collection[str],
 ) -> Awaitable[None]:
     if block.is_async:
         return _on_loop(block, data, ctx, gate)
     if block.isolated(data):
-        return run_in_process(block, inputs, ctx, gate)
+        return run_in_process(block, inputs, ctx, gate, variables=variables)
     return _in_thread(block, data, ctx, gate, threads)
 
 
@@ -245,7 +254,7 @@ async def _on_loop(block: Block[Any], data: Any, ctx: BlockContext, gate: _Gate)
         outputs = block.run(data, ctx)
         async with aclosing(cast("Any", outputs)):
             async for name, value in cast("Any", outputs):
-                gate.give(*checked_output(name, value))
+                gate.give(*sized_output(name, value))
                 await gate.room()
     except (KeyboardInterrupt, SystemExit, GeneratorExit) as error:
         raise _EscapedError(error) from error
@@ -257,12 +266,16 @@ async def _in_thread(block: Block[Any], data: Any, ctx: BlockContext, gate: _Gat
 
     def drive() -> None:
         try:
-            for count, (name, value) in enumerate(cast("Iterator[PinValue]", block.run(data, ctx)), 1):
+            count = size = 0
+            for name, value in cast("Iterator[PinValue]", block.run(data, ctx)):
                 if stopped.is_set():
                     return
-                loop.call_soon_threadsafe(gate.give, *checked_output(name, value))
-                if count % PAUSE_EVERY == 0:
+                output = sized_output(name, value)
+                loop.call_soon_threadsafe(gate.give, *output)
+                count, size = count + 1, size + output[2]
+                if count >= PAUSE_EVERY or size >= PAUSE_BYTES:
                     gate.wait_from(loop)
+                    count = size = 0
         except Exception:
             raise
         except BaseException as error:
@@ -286,9 +299,9 @@ class _Gate:
         self._open = True
         self._waiting: set[Future[None]] = set()
 
-    def give(self, name: str, value: Any) -> None:
+    def give(self, name: str, value: Any, size: int = 0) -> None:
         if self._open:
-            self._outlet.give(name, value)
+            self._outlet.give(name, value, size)
 
     async def room(self) -> None:
         if self._open:
@@ -330,7 +343,7 @@ class _Counted:
             self._before = self._now
         self._now, self._same = [], True
 
-    def give(self, name: str, value: Any) -> None:
+    def give(self, name: str, value: Any, size: int = 0) -> None:
         if self._remember:
             place, mark = len(self._now), _mark(name, value)
             self._now.append(mark)
@@ -338,7 +351,7 @@ class _Counted:
                 return
             self._same = self._same and place >= len(self._before)
         self.count += 1
-        self._outlet.give(name, value)
+        self._outlet.give(name, value, size)
 
     async def room(self) -> None:
         await self._outlet.room()

@@ -25,6 +25,8 @@ MAX_VALUE = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
 MAX_RANGE = 100_000
 MAX_BITS = 4096
+# More than any number in JSON that Python reads. Division takes the product of both lengths, and nobody else's turn.
+MAX_NUMBER_BITS = 16_384
 MAX_WIDTH = 1000
 MAX_WORK = 8 * 1024 * 1024
 MAX_ERROR = 300
@@ -72,13 +74,21 @@ def measure(value: Any, limit: int, *, any_kind: bool = False) -> int:
             waiting.extend(item)
         elif isinstance(item, range):
             size += PLACE * len(item)
-        elif any_kind or item is value or item is None or isinstance(item, int | float | Undefined):
+        elif isinstance(item, int) and not any_kind:
+            check_number(item)
+            size += 1
+        elif any_kind or item is value or item is None or isinstance(item, float | Undefined):
             size += 1
         else:
             raise failure(f"a {kind_of(item)} cannot be put into a list or dictionary")
         if size > limit:
             too_big(limit)
     return size
+
+
+def check_number(number: int) -> None:
+    if number.bit_length() > MAX_NUMBER_BITS:
+        raise failure("a number is too big")
 
 
 class BoundedFormatter(Formatter):
@@ -108,7 +118,17 @@ class BoundedFormatter(Formatter):
 # --- operators ---------------------------------------------------------------------------------------------------
 
 
+def cost_of_numbers(left: Any, right: Any) -> int:
+    """Of an operation on two numbers, beside that of any operation."""
+    if not isinstance(left, int) or not isinstance(right, int):
+        return 0
+    return (left.bit_length() * right.bit_length()) >> 16
+
+
 def check_operands(operator: str, left: Any, right: Any) -> None:
+    for operand in (left, right):
+        if isinstance(operand, int):
+            check_number(operand)
     if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
         if len(left) + len(right) > MAX_VALUE:
             too_big()

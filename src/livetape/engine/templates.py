@@ -42,6 +42,7 @@ from livetape.engine.template_limits import (
     BoundedFormatter,
     bounded_range,
     check_operands,
+    cost_of_numbers,
     failure,
     guard_join,
     kind_of,
@@ -238,6 +239,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             return self.weigh(percent(self.spend, left, right))
         check_operands(operator, left, right)
+        self.spend(cost_of_numbers(left, right))
         return self.weigh(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:

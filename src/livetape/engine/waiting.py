@@ -14,6 +14,7 @@ from livetape.clock import Clock
 from livetape.engine.block_ports import ChildResult, ReviewAnswer, Wait
 from livetape.engine.changes import Ended, Happening, NodeRun, Resumed
 from livetape.engine.durable_waits import waits_from_json, waits_to_json
+from livetape.engine.large_values import LargeValues
 from livetape.engine.plain_text import kept_text
 from livetape.errors import BlockExecutionError
 from livetape.events.executions import ExecutionStatus
@@ -52,11 +53,13 @@ class Waiting:
         make_child: MakeChild,
         *,
         ahead: timedelta = timedelta(0),
+        values: LargeValues | None = None,
     ) -> None:
         self._row = row
         self._store = store
         self._clock = clock
         self._ahead = ahead
+        self._values = values
         self._make_child = make_child
         self._asked: dict[int, Asked] = {}
         self._changed: dict[int, NodeRun] = {}
@@ -82,13 +85,22 @@ class Waiting:
             kept[wait.number] = wait
             subject = _subject(run, wait)
             if wait.kind == "child":
-                asked.children.append(await self._make_child(self._row, run, subject, wait))
+                child = await self._make_child(self._row, run, subject, wait)
+                asked.children.append(child)
+                kept[wait.number] = _with_pointers(wait, child)
             elif wait.kind == "review":
-                asked.reviews.append(_review(run, subject, wait))
+                kept[wait.number] = moved = await self._moved(wait)
+                asked.reviews.append(_review(run, subject, moved))
         run.waits = tuple(kept[number] for number in sorted(kept))
         self._asked[run.seq] = asked
         self._changed[run.seq] = run
         self.ever = True
+
+    async def _moved(self, wait: Wait) -> Wait:
+        """With a pointer in place of data that is large."""
+        if self._values is None:
+            return wait
+        return replace(wait, request={**wait.request, "data": await self._values.move(wait.request.get("data"))})
 
     def ask_again(self, run: NodeRun) -> None:
         """Ask a person whether this interrupted node execution may run again."""
@@ -194,6 +206,12 @@ class Waiting:
 def _subject(run: NodeRun, wait: Wait) -> str:
     """The id of the child or review: one for each wait, whoever makes it however often."""
     return str(uuid5(NAMESPACE_OID, f"{run.id}/{wait.number}"))
+
+
+def _with_pointers(wait: Wait, child: NewExecution) -> Wait:
+    """With what is kept of the child's inputs: the journal is written and read again each time the block goes on."""
+    masks = {} if child.masks is None else from_json(child.masks)
+    return replace(wait, request={**wait.request, "inputs": from_json(child.inputs), "node_input_masks": masks})
 
 
 def _review(run: NodeRun, review_id: str, wait: Wait) -> NewReview:

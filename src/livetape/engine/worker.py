@@ -100,6 +100,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._looks: set[asyncio.Task[None]] = set()
         self._paused = False
+        self._pause_asked = self._pause_known = 0
         self._threads = BlockThreads(options.threads)
         self.ready = asyncio.Event()
 
@@ -190,8 +191,14 @@ class Worker:
         try:
             asked_at = self._clock.monotonic()
             row = await self._claim(delivery)
-            if row is not None:
+            if row is None:
+                return
+            # The claim is committed: should the doorbell come again, nothing is due. So nobody waits for this.
+            acknowledged = asyncio.create_task(self._settle(self._queue.ack(delivery)), name=f"ack {execution_id}")
+            try:
                 await self._execute(row, asked_at)
+            finally:
+                await acknowledged
         except Exception as error:  # the boundary of the task: one execution takes no other with it
             if isinstance(error, LivetapeError) and error.retryable:
                 # The doorbell comes again, or the lease runs out: nothing is lost, only late.
@@ -203,14 +210,14 @@ class Worker:
             self._let_go()
 
     async def _claim(self, delivery: Delivery) -> ExecutionRow | None:
+        """What it names, claimed; to be acknowledged. None: there is nothing to run, and the queue knows."""
         execution_id = delivery.doorbell.graph_exec_id
         options = self._options
         try:
             row = await self._store.claim(
                 execution_id, owner=self.name, lease_seconds=options.lease_s, limits=options.limits
             )
-            if row is None and await self._store.paused() is not None:
-                self._pause(True)
+            if row is None and await self._look_for_pause():
                 await self._settle(self._queue.nack(delivery, delay_s=options.sweep_s))
                 return None
             if row is None and await self._is_due(execution_id):
@@ -220,7 +227,8 @@ class Worker:
             if error.retryable:
                 await self._settle(self._queue.nack(delivery, delay_s=RETRY_S))
             raise
-        await self._settle(self._queue.ack(delivery))
+        if row is None:
+            await self._settle(self._queue.ack(delivery))
         return row
 
     async def _is_due(self, execution_id: str) -> bool:
@@ -239,11 +247,18 @@ class Worker:
         except LivetapeError as error:
             logger.info("a doorbell comes again: %s", error, extra={"action": "ack_lost"})
 
-    def _pause(self, paused: bool) -> None:
-        if paused != self._paused:
-            logger.info("the queue is paused" if paused else "the queue goes on", extra={"action": "queue_pause"})
-        self._paused = paused
-        self._freed.set()
+    async def _look_for_pause(self) -> bool:
+        """Whether the queue is paused. Several ask at once: what one read before another counts no more after it."""
+        self._pause_asked += 1
+        asked = self._pause_asked
+        paused = await self._store.paused() is not None
+        if asked > self._pause_known:
+            self._pause_known = asked
+            if paused != self._paused:
+                logger.info("the queue is paused" if paused else "the queue goes on", extra={"action": "queue_pause"})
+            self._paused = paused
+            self._freed.set()
+        return paused
 
     async def _execute(self, row: ExecutionRow, asked_at: float) -> None:
         try:
@@ -349,7 +364,7 @@ class Worker:
         for execution_id in swept.timed_out:
             logger.warning("execution %s took too long", execution_id, extra={"action": "timed_out"})
             self._metrics.count("executions_timed_out_total")
-        self._pause(await self._store.paused() is not None)
+        await self._look_for_pause()
         figures = await self._store.figures()
         self._metrics.gauge("execution_queue_depth", figures.depth)
         self._metrics.gauge("execution_queue_oldest_seconds", figures.oldest_s)

@@ -32,6 +32,7 @@ from livetape.gateway.old_clients import OldClients
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.reader import Sleep
 from livetape.gateway.reports import ClientReports
+from livetape.gateway.sender import Sender
 from livetape.gateway.session import Session
 from livetape.gateway.streams import TapeStreams
 from livetape.gateway.transport import EXTENSION, Receiver, Transport, TransportClosedError
@@ -61,7 +62,7 @@ class Gateway:
 
     `doorkeeper` decides who callers are (default: tokens only, by `authenticator`), `check` what they may watch
     (default: what is theirs), `stopping` passes requests to stop an execution on (default: nobody does), `compat`
-    keeps what old clients watch (default: it is not kept).
+    keeps what old clients watch (default: it is not kept), `sender` hands frames to sockets (default: one by one).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Gateway:
         stopping: Stopping | None = None,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
+        sender: Sender | None = None,
         clock: Clock | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -96,6 +98,7 @@ class Gateway:
             one_user=not authenticator.auth_enabled,
             metrics=metrics,
             tracer=tracer,
+            sender=sender,
             clock=clock,
             sleep=sleep,
         )
@@ -107,7 +110,9 @@ class Gateway:
         self._connections: dict[Connection, str | None] = {}
         """With the channel of its user's notifications."""
         self._sockets: Counter[str] = Counter()
-        self.warden = Warden(self._connections.keys, self._streams, self._doorkeeper, self._old_clients, sleep=sleep)
+        self.warden = Warden(
+            self._connections.keys, self._streams, self._doorkeeper, self._old_clients, sleep=sleep, metrics=metrics
+        )
         self._control = ControlListener(bus, self.warden.follow, sleep=sleep, metrics=metrics)
         self._draining = False
         self._services = Services(

@@ -15,6 +15,7 @@ from livetape.gateway.forms import Form, SocketForm
 from livetape.gateway.lane import FRAME_HEAD_BYTES, MAX_MEMBERS, Lane
 from livetape.gateway.member import Member, Writer
 from livetape.gateway.messages import Push
+from livetape.gateway.sender import PlainSender, Row, Sender
 from livetape.observability import get_logger
 
 logger = get_logger(__name__)
@@ -24,6 +25,9 @@ SLICE: Final = 512
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 """When more than this waits, nobody else gets a turn: who brings events is slowed down by it."""
+
+WIDE: Final = 16
+"""With so many members it pays to keep the row of their writers."""
 
 Later: TypeAlias = Callable[[Callable[[], None]], object]
 """Calls back in the next turn of the loop."""
@@ -47,9 +51,10 @@ class Circle:
     Those with a straight way are apart: to hand them something their objects need not even be looked at.
     """
 
-    __slots__ = ("fast", "slow", "waiting")
+    __slots__ = ("_row", "fast", "slow", "waiting")
 
     def __init__(self) -> None:
+        self._row: Row | None = None
         self.fast: dict[Member, Writer] = {}
         self.slow: dict[Member, None] = {}  # a set takes three times as much while it is empty
         self.waiting: list[Push] = []
@@ -64,8 +69,18 @@ class Circle:
         """All of them, as a copy."""
         return [*self.fast, *self.slow]
 
+    def row(self) -> Row:
+        """The writers of those with a straight way, as they are now."""
+        if self._row is not None:
+            return self._row
+        row = Row(list(self.fast.values()))
+        if len(self.fast) >= WIDE:
+            self._row = row
+        return row
+
     def add(self, member: Member) -> None:
         """It belongs to them now, or its straight way has come or gone."""
+        self._row = None
         writer = member.writer
         if writer is None:
             self.fast.pop(member, None)
@@ -76,6 +91,7 @@ class Circle:
 
     def discard(self, member: Member) -> None:
         """It does not. Unknown members are ignored."""
+        self._row = None
         self.fast.pop(member, None)
         self.slow.pop(member, None)
 
@@ -116,8 +132,14 @@ class _Part:
     """One push for one circle, and who has not been handed it yet."""
 
     push: Push
-    writers: list[Writer]
+    row: Row
     slow: list[Member]
+    begin: int = 0
+    """Up to here the row has been handed it."""
+
+    @property
+    def is_written(self) -> bool:
+        return self.begin == len(self.row.writers)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,8 +160,11 @@ class FanOut:
     handed what came before it joined, and who leaves has been handed what came before.
     """
 
-    def __init__(self, tally: Tally, *, later: Later | None = None, slice_size: int = SLICE) -> None:
+    def __init__(
+        self, tally: Tally, *, later: Later | None = None, slice_size: int = SLICE, sender: Sender | None = None
+    ) -> None:
         self._tally = tally
+        self._sender = sender or PlainSender()
         self._later = later
         self._slice = slice_size
         self._queue: deque[Group] = deque()
@@ -277,47 +302,43 @@ class FanOut:
     def hand_lanes(self) -> None:
         """Hand over all that waits in lanes, in one slice: it is no more than what came together. The hot path."""
         lanes, self.lanes = self.lanes, []
-        size = count = 0
+        shared: list[Lane] = []
+        writers: list[Writer] = []
+        frames: list[bytes] = []
         for lane in lanes:
             frame = lane.frame
             if frame is None:
                 continue
-            if not lane.simple:
-                self.hand(lane)
-                continue
-            lane.frame = None
-            write = lane.write  # called as a method it would be looked up the slow way
-            try:
-                write(frame)
-            except Exception:
-                self._failed()
-                continue
-            size += len(frame)
-            count += 1
-        self._tally.delivered += count
-        self._tally.delivered_bytes += size - count * FRAME_HEAD_BYTES
+            if lane.simple:
+                lane.frame = None
+                writers.append(lane.write)
+                frames.append(frame)
+            else:
+                shared.append(lane)
+        if frames:
+            failed = self._sender.send_each(writers, frames)
+            count, size = len(frames), sum(map(len, frames))
+            if failed:
+                count -= len(failed)
+                size -= sum([len(frames[place]) for place in failed])
+                self._tally.refused += len(failed)
+            self._tally.delivered += count
+            self._tally.delivered_bytes += size - count * FRAME_HEAD_BYTES
+        for lane in shared:
+            self.hand(lane)
 
     def hand(self, lane: Lane) -> None:
         """Hand over what waits in this one, if anything does."""
         if lane.frame is None:
             return
         frame, count = lane.take()
-        taken = 0
-        for write in (lane.write, *lane.others):
-            try:
-                write(frame)
-                taken += 1
-            except Exception:
-                self._failed()
+        failed = self._sender.send_all((lane.write, *lane.others), frame)
+        taken = 1 + len(lane.others) - failed
+        self._tally.refused += failed
         self._tally.delivered += taken * count
         self._tally.delivered_bytes += taken * (len(frame) - count * FRAME_HEAD_BYTES)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
-
-    def _failed(self) -> None:
-        """One that fails ends nothing for the others: its socket is about to be lost."""
-        logger.exception("a socket took no frame", extra={"action": "write_failed"})
-        self._tally.refused += 1
 
     def _schedule_rest(self) -> None:
         assert self._later is not None
@@ -336,10 +357,8 @@ class FanOut:
             self._waiting_bytes -= push.size
             slow = list(circle.slow) if circle.slow else None
             if circle.fast:
-                frame, writers = push.frame, list(circle.fast.values())
-                self._write_each(writers, frame)
-                self._tally.delivered += len(writers) * push.count
-                self._tally.delivered_bytes += len(writers) * push.size
+                row = circle.row()
+                self._write(push, row, 0, len(row.writers))
             if slow:
                 refused = self._hand(group, push, slow, before)
                 if refused and ending:  # they are told when they have read it in the log
@@ -364,7 +383,7 @@ class FanOut:
                 circle.waiting = []
                 self._waiting_bytes -= sum([push.size for push in waiting])
                 if circle:
-                    parts.append(_Part(Push.joined(waiting), list(circle.fast.values()), list(circle.slow)))
+                    parts.append(_Part(Push.joined(waiting), circle.row(), list(circle.slow)))
         job = _Job(group, parts, group.before, group.members() if group.final else [])
         group.before, group.final, group.queued = None, False, False
         return job
@@ -385,38 +404,27 @@ class FanOut:
         """Returns how many more deliveries may be made in this turn; None: any number."""
         while job.parts:
             part = job.parts[-1]
-            if part.writers:
-                left = self._write(part, left)
-            if part.slow and not part.writers:
+            if not part.is_written:
+                end = len(part.row.writers)
+                if left is not None:
+                    end = min(end, part.begin + left)
+                    left -= end - part.begin
+                begin, part.begin = part.begin, end
+                self._write(part.push, part.row, begin, end)
+            if part.slow and part.is_written:
                 left = self._put(job, part, left)
-            if part.writers or part.slow:
+            if part.slow or not part.is_written:
                 return left
             job.parts.pop()
         return left
 
-    def _write(self, part: _Part, left: int | None) -> int | None:
+    def _write(self, push: Push, row: Row, begin: int, end: int) -> None:
         """The hot path."""
-        writers, frame = part.writers, part.push.frame
-        if left is not None and left < len(writers):
-            some, part.writers = writers[:left], writers[left:]
-        else:
-            some, part.writers = writers, []
-        self._write_each(some, frame)
-        self._tally.delivered += len(some) * part.push.count
-        self._tally.delivered_bytes += len(some) * part.push.size
-        return None if left is None else left - len(some)
-
-    def _write_each(self, writers: list[Writer], frame: bytes) -> None:
-        rest = iter(writers)
         self._handing = True
-        while True:
-            try:
-                for write in rest:
-                    write(frame)
-                break
-            except Exception:
-                self._failed()
+        self._tally.refused += self._sender.send_row(row, begin, end, push.frame)
         self._handing = False
+        self._tally.delivered += (end - begin) * push.count
+        self._tally.delivered_bytes += (end - begin) * push.size
 
     def _put(self, job: _Job, part: _Part, left: int | None) -> int | None:
         if left is not None and left < len(part.slow):

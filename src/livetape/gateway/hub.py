@@ -14,6 +14,7 @@ from livetape.events.tape_event import TapeEvent
 from livetape.gateway.express_topic import ExpressTopic
 from livetape.gateway.fan_out import FanOut, Later, Tally
 from livetape.gateway.messages import Push
+from livetape.gateway.sender import Sender
 from livetape.gateway.subjects import Kind
 from livetape.gateway.topic import Topic, TopicKey
 
@@ -34,13 +35,19 @@ class Hub:
     """
 
     def __init__(
-        self, *, tail_max_events: int, tail_max_bytes: int, max_event_bytes: int, later: Later | None = None
+        self,
+        *,
+        tail_max_events: int,
+        tail_max_bytes: int,
+        max_event_bytes: int,
+        later: Later | None = None,
+        sender: Sender | None = None,
     ) -> None:
         self._tail_max_events = tail_max_events
         self._tail_max_bytes = tail_max_bytes
         self._max_event_bytes = max_event_bytes
         self.tally = Tally()
-        self._fan_out = FanOut(self.tally, later=later)
+        self._fan_out = FanOut(self.tally, later=later, sender=sender)
         self._topics: dict[TopicKey, ExpressTopic] = {}
         self._routes: dict[str, list[ExpressTopic]] = {}
         self._patterned: Counter[str] = Counter()  # topics with a pattern of their own, by the wider one

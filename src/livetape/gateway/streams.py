@@ -19,6 +19,7 @@ from livetape.gateway.http import TapeResponses
 from livetape.gateway.hub import Hub
 from livetape.gateway.options import GatewayOptions
 from livetape.gateway.reader import Sleep, TapeReader
+from livetape.gateway.sender import Sender
 from livetape.gateway.subjects import Subject
 from livetape.gateway.subscriptions import Subscriptions
 from livetape.gateway.sweep import Sweep
@@ -43,6 +44,7 @@ class TapeStreams:
         one_user: bool = False,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
+        sender: Sender | None = None,
         clock: Clock | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -53,6 +55,7 @@ class TapeStreams:
             tail_max_bytes=options.tail_max_bytes,
             max_event_bytes=options.max_event_bytes,
             later=self._later,
+            sender=sender,
         )
         self._bus = bus
         self._metrics = metrics

@@ -14,7 +14,7 @@ from livetape.gateway.doorkeeper import Doorkeeper
 from livetape.gateway.old_clients import OldClients
 from livetape.gateway.reader import Sleep
 from livetape.gateway.streams import TapeStreams
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -37,12 +37,14 @@ class Warden:
         old_clients: OldClients | None,
         *,
         sleep: Sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         self._connections = connections
         self._streams = streams
         self._doorkeeper = doorkeeper
         self._old_clients = old_clients
         self._sleep = sleep
+        self._metrics = metrics or NoMetrics()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -102,3 +104,4 @@ class Warden:
         except Exception:
             # What could not be looked up stays as it is, and is looked at again; nothing else may end with it.
             logger.exception("a control event could not be followed", extra={"action": "control_failed"})
+            self._metrics.count("internal_errors_total", part="control")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from livetape.runtime.access import development_user
-    from livetape.runtime.engine import Engine, install_examples, load_blocks, open_engine
+    from livetape.runtime.engine import Engine, load_blocks, open_engine
+    from livetape.runtime.first_start import install_examples
     from livetape.runtime.gateway import serve_gateway
     from livetape.runtime.platform import ServerInfo, serve
 
@@ -32,7 +33,7 @@ _HOMES: Final = {
     "Engine": "engine",
     "ServerInfo": "platform",
     "development_user": "access",
-    "install_examples": "engine",
+    "install_examples": "first_start",
     "load_blocks": "engine",
     "open_engine": "engine",
     "serve": "platform",

@@ -13,8 +13,7 @@ from livetape.clock import Clock
 from livetape.engine.cancel_hints import CancelHints
 from livetape.errors import ConfigError, StoreError, StoreUnavailableError
 from livetape.events.log import EventLog
-from livetape.observability import get_logger
-from livetape.runtime.folder import open_database
+from livetape.observability import Metrics, get_logger
 from livetape.settings import Settings
 from livetape.store.ephemeral import Ephemeral
 
@@ -57,7 +56,9 @@ class DatabasePorts:
     notified: Notified | None = None
 
 
-async def open_ports(stack: AsyncExitStack, settings: Settings, clock: Clock) -> DatabasePorts:
+async def open_ports(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, *, metrics: Metrics | None = None
+) -> DatabasePorts:
     """Open what the settings name, brought to this version's form.
 
     Raises:
@@ -65,11 +66,13 @@ async def open_ports(stack: AsyncExitStack, settings: Settings, clock: Clock) ->
         StoreError: it cannot be reached, is damaged, or was made by a newer version.
     """
     if settings.postgres_url is not None:
-        return await _postgres(stack, settings.postgres_url, urgent_s=settings.engine.lease_seconds * URGENT_SHARE)
+        urgent_s = settings.engine.lease_seconds * URGENT_SHARE
+        return await _postgres(stack, settings.postgres_url, urgent_s=urgent_s, metrics=metrics)
     from livetape.adapters.sqlite.ephemeral import SqliteEphemeral
     from livetape.adapters.sqlite.log import SqliteEventLog
+    from livetape.runtime.folder import open_database
 
-    database, writer, readers = await open_database(stack, settings, clock)
+    database, writer, readers = await open_database(stack, settings, clock, metrics=metrics)
     return DatabasePorts(
         database,
         SqliteEventLog(writer, readers, clock=clock),
@@ -79,7 +82,7 @@ async def open_ports(stack: AsyncExitStack, settings: Settings, clock: Clock) ->
     )
 
 
-async def _postgres(stack: AsyncExitStack, url: str, *, urgent_s: float) -> DatabasePorts:
+async def _postgres(stack: AsyncExitStack, url: str, *, urgent_s: float, metrics: Metrics | None) -> DatabasePorts:
     try:
         from livetape.adapters.sql.ephemeral import SqlEphemeral
         from livetape.adapters.sql.log import SqlEventLog
@@ -96,10 +99,10 @@ async def _postgres(stack: AsyncExitStack, url: str, *, urgent_s: float) -> Data
             fix="pip install 'livetape[postgres]'",
         ) from error
     await _when_there(lambda: upgrade(url))
-    database = PostgresDatabase(url, options=PostgresOptions(urgent_s=urgent_s))
+    database = PostgresDatabase(url, options=PostgresOptions(urgent_s=urgent_s), metrics=metrics)
     stack.push_async_callback(database.close)
     notices = Notices(url)
-    hints = PostgresCancelHints(database, notices)
+    hints = PostgresCancelHints(database, notices, metrics=metrics)
     stack.push_async_callback(hints.close)
     tapes = SqlEventLog(database)
     stack.push_async_callback(tapes.close)

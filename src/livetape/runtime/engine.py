@@ -14,7 +14,6 @@ from livetape.adapters.sql.graphs import SqlGraphStore
 from livetape.adapters.sql.memory import SqlMemory
 from livetape.adapters.sql.queue import SqlQueue
 from livetape.adapters.sql.relay import SqlTapeRelayStore
-from livetape.auth import DEFAULT_USER_ID
 from livetape.clock import Clock, IdFactory, IdPool, SystemClock
 from livetape.engine.announce import Announcer
 from livetape.engine.blob_sweep import BlobSweep
@@ -24,7 +23,6 @@ from livetape.engine.blocks.options import BlockOptions, ModelOptions, RequestOp
 from livetape.engine.commands import Commands
 from livetape.engine.divided_log import DividedLog
 from livetape.engine.executor import ExecutorOptions
-from livetape.engine.graph import Graph
 from livetape.engine.library import Graphs
 from livetape.engine.outlets import BusOutlet, CopyOutlet, LiveMessages, Outlet
 from livetape.engine.planner import Rules
@@ -36,7 +34,6 @@ from livetape.errors import LogError
 from livetape.events.bus import Bus
 from livetape.events.jobs import Jobs
 from livetape.events.log import EventLog
-from livetape.examples import example_files, example_graphs
 from livetape.observability import ErrorReporter, NoReporter
 from livetape.runtime.blobs import is_shared, open_blobs
 from livetape.runtime.database import open_ports
@@ -55,7 +52,7 @@ from livetape.store.executions import ClaimLimits
 
 @dataclass(slots=True)
 class Engine:
-    """Everything behind the API, running. `checks` say what is up, by name."""
+    """Everything behind the API, running. `checks` say what is up, by name; without `broker_up` there is no broker."""
 
     bus: Bus
     log: EventLog
@@ -82,6 +79,7 @@ class Engine:
     """The part of `log` that other processes read; None: there are none."""
 
     checks: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    broker_up: Callable[[], bool] | None = None
 
     async def missing(self) -> list[str]:
         """What is not up now, by name: nothing when this process can serve."""
@@ -93,6 +91,17 @@ class Engine:
         if self.shared_log is not None:
             down += await missing_log(self.shared_log)
         return down
+
+    def degraded(self) -> list[str]:
+        """What is not up now and keeps nobody from being served: without the broker, executions are accepted and wait
+        in the database until it is back."""
+        return ["queue"] if self.broker_up is not None and not self.broker_up() else []
+
+    def render_metrics(self) -> tuple[bytes, str]:
+        """The text of `/metrics` and its content type."""
+        if self.broker_up is not None:
+            self.metrics.gauge("queue_up", float(self.broker_up()))
+        return self.metrics.render()
 
 
 @asynccontextmanager
@@ -126,10 +135,10 @@ async def open_engine(
         keeping = open_blobs(settings)
         if settings.postgres_url is None:
             stack.enter_context(lock(settings))
-        ports_of_database = await open_ports(stack, settings, clock)
+        metrics = PrometheusMetrics(settings.metrics_namespace, worker=label)
+        ports_of_database = await open_ports(stack, settings, clock, metrics=metrics)
         database, tapes, sole = ports_of_database.database, ports_of_database.tapes, ports_of_database.sole
         blocks = load_blocks(settings, extra_blocks)
-        metrics = PrometheusMetrics(settings.metrics_namespace, worker=label)
         name = name or process_name()
         queue = SqlQueue(database, poll_s=ports_of_database.poll_s)
         stack.push_async_callback(queue.close)
@@ -150,7 +159,9 @@ async def open_engine(
         )
         log = DividedLog(tapes, ports.log) if distributed else tapes
         announcer = Announcer(ports.log, clock=clock) if distributed else None
-        store = SqlExecutionStore(database, on_commit=relay.offer, ring=queue.ring, clock=clock, hint=hinting)
+        store = SqlExecutionStore(
+            database, on_commit=relay.offer, ring=queue.ring, clock=clock, hint=hinting, metrics=metrics
+        )
         graph_store = SqlGraphStore(database)
         memory = SqlMemory(database, clock=clock)
         worker = Worker(
@@ -215,7 +226,7 @@ async def open_engine(
                 graph_store, blocks, clock=clock, new_id=ids, announce=announcer.graph if announcer else _unheard
             ),
             executions=executions,
-            reviews=Reviews(store),
+            reviews=Reviews(store, keeping),
             jobs=Jobs(ports.recorder, clock=clock),
             store=store,
             graph_store=graph_store,
@@ -233,10 +244,10 @@ async def open_engine(
             checks={
                 "relay": relay.ready.is_set,
                 "worker": lambda: (not works or worker.ready.is_set()) and not failed.done(),
-                "queue": queue_ports.is_up,
                 "notices": notified.is_up if notified else _always,
                 "bus": link_check(ports.bus),
             },
+            broker_up=None if forwarder is None else queue_ports.is_up,
         )
 
 
@@ -280,18 +291,6 @@ def _block_options(settings: Settings) -> BlockOptions:
     )
 
 
-async def install_examples(engine: Engine, settings: Settings) -> None:
-    """At the first start: the graphs and files that come with the program, owned by the development user."""
-    if await engine.graph_store.count():
-        return
-    for name, content in example_files().items():
-        path = settings.files_dir / name
-        if not path.exists():
-            path.write_bytes(content)
-    for graph in example_graphs():
-        await engine.graphs.install(DEFAULT_USER_ID, Graph.model_validate(graph))
-
-
 def _worker_options(settings: Settings) -> WorkerOptions:
     engine = settings.engine
     return WorkerOptions(
@@ -314,5 +313,6 @@ def _worker_options(settings: Settings) -> WorkerOptions:
             cancel_grace_s=engine.cancel_grace_seconds,
             files=settings.files_dir.absolute(),
             safe_mode=engine.safe_mode,
+            variables=engine.process_environment,
         ),
     )

@@ -17,6 +17,7 @@ from livetape.adapters.sqlite.readers import Readers
 from livetape.adapters.sqlite.writer import Writer
 from livetape.clock import Clock
 from livetape.errors import ConfigError, StoreError
+from livetape.observability import Metrics
 from livetape.settings import Settings
 
 LOCK_FILE: Final = "lock"
@@ -71,7 +72,7 @@ def _who_holds(settings: Settings, handle: int) -> str:
 
 
 async def open_database(
-    stack: AsyncExitStack, settings: Settings, clock: Clock | None = None
+    stack: AsyncExitStack, settings: Settings, clock: Clock | None = None, *, metrics: Metrics | None = None
 ) -> tuple[SqliteDatabase, Writer, Readers]:
     """The database of these settings, brought to this version's form.
 
@@ -85,7 +86,7 @@ async def open_database(
         stack.callback(readers.close)
         stack.callback(writer.close)
         await writer.run(_check_file)
-        database = SqliteDatabase(writer, readers, clock=clock)
+        database = SqliteDatabase(writer, readers, clock=clock, metrics=metrics)
         await database.write(migrate)
     except Exception as error:
         if isinstance(error, StoreError) and error.__cause__ is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Final
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.api.middleware import HttpOptions
@@ -72,6 +72,7 @@ async def serve_gateway(
         sockets = open_sockets(
             settings, key, bus=ports.bus, log=ports.log, ephemeral=ephemeral, metrics=metrics, clock=clock
         )
+        stack.callback(sockets.close)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         begun = asyncio.Event()
         begun.set()  # it need not have reached Redis
@@ -79,7 +80,7 @@ async def serve_gateway(
         stopping = Stopping(sockets.gateway, drain_time(settings, DRAIN_S))
         api = _app(settings, ports, sockets, stopping, metrics, clock)
         app = SocketsFirst(api, sockets.gateway.websocket_endpoint)
-        server = Server(uvicorn_config(settings, app), stopping.drain)
+        server = Server(uvicorn_config(settings, app, sockets.sender), stopping.drain)
         await stack.enter_async_context(service(server.run_on(listener), server.ready, "server", failed))
         if on_ready is not None:
             url, ws_url = urls_of(settings, listener)
@@ -133,7 +134,7 @@ def _app(
     stopping: Stopping,
     metrics: PrometheusMetrics,
     clock: Clock,
-) -> FastAPI:
+) -> Starlette:
     origins, pattern = cors(settings)
     local = development_user(settings) or not settings.enable_auth
     bus_works = link_check(ports.bus)

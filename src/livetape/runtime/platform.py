@@ -19,8 +19,9 @@ from livetape.api.services import ApiOptions
 from livetape.auth import LOCAL_HOSTS
 from livetape.console import create_console
 from livetape.runtime.access import cors, development_user
-from livetape.runtime.engine import Engine, install_examples, open_engine
+from livetape.runtime.engine import Engine, open_engine
 from livetape.runtime.error_hook import error_hook
+from livetape.runtime.first_start import install_examples
 from livetape.runtime.server import Server, SocketsFirst, listen, urls_of, uvicorn_config
 from livetape.runtime.service import service
 from livetape.runtime.sockets import Sockets, open_sockets
@@ -76,6 +77,7 @@ async def serve(
             metrics=engine.metrics,
             clock=engine.clock,
         )
+        stack.callback(sockets.close)
         gateway = sockets.gateway
         begun = gateway.ready if engine.shared_log is None else asyncio.Event()
         if engine.shared_log is not None:
@@ -85,7 +87,7 @@ async def serve(
         stopping = Stopping(gateway, drain_time(settings, drain_seconds))
         engine.checks["running"] = stopping.is_not
         app = SocketsFirst(_api(settings, engine, sockets), gateway.websocket_endpoint)
-        server = Server(uvicorn_config(settings, app), stopping.drain)
+        server = Server(uvicorn_config(settings, app, sockets.sender), stopping.drain)
         await stack.enter_async_context(service(server.run_on(listener), server.ready, "server", engine.failed))
         if on_ready is not None:
             on_ready(await _server_info(settings, engine, listener))
@@ -117,8 +119,9 @@ def _api(settings: Settings, engine: Engine, sockets: Sockets) -> FastAPI:
         revocations=sockets.revocations,
         event_streams=sockets.gateway.event_stream,
         readiness=engine.missing,
+        degraded=engine.degraded,
         metrics=engine.metrics,
-        metrics_text=engine.metrics.render if settings.enable_metrics else None,
+        metrics_text=engine.render_metrics if settings.enable_metrics else None,
         clock=engine.clock,
         console=create_console(),
         routes=sockets.routes,

@@ -12,7 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from livetape.gateway.transports.http import http_protocol
-from livetape.gateway.transports.uvicorn import GatewayProtocol
+from livetape.gateway.transports.live_socket import Ways
+from livetape.gateway.transports.uvicorn import gateway_protocol
 from livetape.settings import Settings
 
 BACKLOG: Final = 16_384
@@ -22,13 +23,13 @@ REQUESTS_END_S: Final = 5
 """After the drain, requests that are still being answered have so long."""
 
 
-def uvicorn_config(settings: Settings, app: Any) -> uvicorn.Config:
+def uvicorn_config(settings: Settings, app: Any, ways: Ways | None = None) -> uvicorn.Config:
     """For this application behind our socket protocol."""
     return uvicorn.Config(
         app,
         http=http_protocol(stall_seconds=settings.gateway.slow_seconds),
         backlog=BACKLOG,
-        ws=GatewayProtocol,
+        ws=gateway_protocol(ways),
         ws_max_size=settings.gateway.max_message_bytes,
         ws_ping_interval=settings.gateway.ping_interval_seconds,
         ws_ping_timeout=settings.gateway.ping_timeout_seconds,

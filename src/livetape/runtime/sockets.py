@@ -20,6 +20,7 @@ from livetape.gateway.revocations import Revocations
 from livetape.gateway.stopper import Stopper
 from livetape.gateway.ticket_routes import ticket_route
 from livetape.gateway.tickets import Tickets
+from livetape.gateway.transports.ring_sender import RingSender, open_sender
 from livetape.observability import Metrics
 from livetape.runtime.access import authenticator, gateway_options
 from livetape.runtime.tracing import tracer
@@ -35,6 +36,13 @@ class Sockets:
     authenticator: Authenticator
     revocations: Revocations
     routes: list[BaseRoute]
+    sender: RingSender | None
+    """What the server's protocol is to know of (`uvicorn_config`)."""
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.sender is not None:
+            self.sender.close()
 
 
 def open_sockets(
@@ -63,6 +71,7 @@ def open_sockets(
         longest_token_seconds=settings.gateway.longest_token_seconds,
         metrics=metrics,
     )
+    sender = open_sender() if settings.gateway.io_uring else None
     gateway = Gateway(
         options,
         bus,
@@ -73,6 +82,7 @@ def open_sockets(
         stopping=Stopper(bus, timeout_s=settings.gateway.stop_seconds),
         metrics=metrics,
         tracer=tracer(),
+        sender=sender,
         clock=clock,
     )
     metrics.gauge("websocket_connections_total", 0)
@@ -82,7 +92,7 @@ def open_sockets(
         revocation_route(auth, revocations),
         asyncapi_route(options, version=package_version("livetape")),
     ]
-    return Sockets(gateway, auth, revocations, routes)
+    return Sockets(gateway, auth, revocations, routes, sender)
 
 
 def _compat(settings: Settings, ephemeral: Ephemeral, clock: Clock) -> CompatResume | None:

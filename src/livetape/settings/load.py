@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from pydantic.fields import FieldInfo
 
 from livetape.errors import ConfigError
 from livetape.settings.model import Settings
+from livetape.settings.places import find_file, read_file
 
 ENV_PREFIX: Final = "LIVETAPE_"
-FILE_NAME: Final = "livetape.toml"
 CLIENT_VARIABLES: Final = frozenset({"LIVETAPE_URL", "LIVETAPE_TOKEN", "LIVETAPE_CONFIG"})
 """Read by the commands that talk to a server; no settings of the server."""
 
@@ -86,7 +85,7 @@ def load_settings(
     known = dict(fields(Settings))
     warnings: list[str] = []
     values: Values = {}
-    values.update(_from_file(_find_file(config, environ, cwd), known, warnings))
+    values.update(_from_file(find_file(config, environ, cwd), known, warnings))
     values.update(_from_environment(environ, known, warnings))
     values.update({path: (value, f"--{path.replace('_', '-')}") for path, value in flags.items() if value is not None})
     if redis and not {"bus", "log"} & values.keys():
@@ -121,31 +120,11 @@ def variable_of(path: str) -> str:
     return ENV_PREFIX + path.replace(".", "__").upper()
 
 
-def _find_file(config: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    asked = config or (Path(environ["LIVETAPE_CONFIG"]) if environ.get("LIVETAPE_CONFIG") else None)
-    if asked is None:
-        default = cwd / FILE_NAME
-        return default if default.is_file() else None
-    if not (cwd / asked).is_file():
-        raise ConfigError(
-            f"no settings file {asked}",
-            set_by="--config" if config else "LIVETAPE_CONFIG in the environment",
-            fix="name a TOML file that exists, or leave it out",
-        )
-    return cwd / asked
-
-
 def _from_file(file: Path | None, known: Mapping[str, FieldInfo], warnings: list[str]) -> Values:
     if file is None:
         return {}
-    try:
-        tree = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(
-            f"cannot read {file.name}", because=str(exc), set_by=str(file), fix="correct the file; it is TOML"
-        ) from exc
     values: Values = {}
-    for path, value in _leaves(tree, {name.rpartition(".")[0] for name in known}):
+    for path, value in _leaves(read_file(file), {name.rpartition(".")[0] for name in known}):
         if path in known:
             values[path] = (value, f"{path} in {file}")
         else:

@@ -5,7 +5,6 @@ A plain model, so that `Settings()` is the defaults and never the environment; `
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from livetape.errors import ConfigError
+from livetape.settings.places import DATA_DIR, SERVER_FILE, is_loopback
 
 REDIS_SCHEMES: tuple[str, ...] = (
     "redis",
@@ -43,6 +43,7 @@ DISTRIBUTED_SCHEMES = frozenset({"redis", "rediss", "postgresql", "postgres", "a
 
 MIN_KEY_BYTES = 32
 
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -108,6 +109,9 @@ class GatewaySettings(Section):
     compression: bool = Field(
         False, description="Compress messages for clients that offer it (permessage-deflate); costs memory and time."
     )
+    io_uring: bool = Field(
+        True, description="Send to many sockets by one system call where the system allows it (Linux)."
+    )
     compat_resume: bool = Field(
         True, description="Sockets of pages that do not subscribe again go on where the last one was."
     )
@@ -149,6 +153,11 @@ class EngineSettings(Section):
     )
     queue_seconds: Positive | None = Field(None, description="An execution may wait for so long to be begun.")
     max_depth: Count = Field(10, description="Graphs that may run inside each other.")
+    process_environment: tuple[VariableName, ...] = Field(
+        (),
+        description="Names of variables that blocks in processes of their own get from the worker's environment, "
+        "beside `PATH`, `HOME`, language, time zone, certificates and what Python reads. Nothing else is passed on.",
+    )
     safe_mode: bool = Field(True, description="Blocks that ask people wait for them; without it they go on at once.")
     node_error_policy: Literal["fail", "complete"] = Field(
         "fail", description="Status of an execution with an unhandled node error: FAILED, or COMPLETED."
@@ -191,7 +200,7 @@ class Settings(Section):
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8420, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
-    data_dir: Path = Field(Path(".livetape"), description="Folder of the database, the secret and `files/`.")
+    data_dir: Path = Field(Path(DATA_DIR), description="Folder of the database, the secret and `files/`.")
     bus: str | None = Field(None, description="URL of the event bus. None: that of a Redis log, else memory://.")
     log: str | None = Field(
         None, description="URL of the event log. None: that of a Redis bus, else the database in the data folder."
@@ -302,7 +311,7 @@ class Settings(Section):
     @property
     def server_file(self) -> Path:
         """Says where the server of this data folder listens, while it runs."""
-        return self.data_dir / "server.json"
+        return self.data_dir / SERVER_FILE
 
     @property
     def show_docs(self) -> bool:
@@ -433,13 +442,3 @@ def is_postgres(url: str | None) -> bool:
 
 def _is_broker(url: str) -> bool:
     return is_redis(url) or is_amqp(url)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -45,7 +45,7 @@ class SoftQueue(Queue):
     def due(self) -> list[int]:
         """The keys of what may be taken, in the order in which it is."""
         keys = [key for key, bell in self.bells.items() if bell.due <= self.now()]
-        return sorted(keys, key=lambda key: -self.bells[key].bell.priority)
+        return sorted(keys, key=lambda key: -self.bells[key].bell.rank)
 
     async def first(self) -> None:
         """Wait until something is due. By looking: delays end without an event."""
@@ -267,6 +267,13 @@ class FirstComeFirstServed(SoftQueue):
         return sorted(super().due())
 
 
+class NewAsOld(SoftQueue):
+    """What has begun waits behind what is new."""
+
+    def due(self) -> list[int]:
+        return sorted(sorted(super().due()), key=lambda key: -self.bells[key].bell.priority)
+
+
 class CalmsDown(SoftQueue):
     """A refused one is not urgent any more."""
 
@@ -326,6 +333,7 @@ BROKEN_QUEUES: Final[Mapping[Callable[[], Queue], str]] = {
     TakesForThoseWhoLeft: "test_a_take_that_was_given_up_keeps_nothing",
     ShortensNames: "test_any_name_is_carried",
     FirstComeFirstServed: "test_what_is_urgent_goes_first",
+    NewAsOld: "test_what_has_begun_goes_before_what_is_new",
     CalmsDown: "test_what_was_refused_is_as_urgent_as_before",
     CountsWhatIsDue: "test_depth_counts_what_is_delayed",
     WaitsForEver: "test_closing_ends_who_waits",

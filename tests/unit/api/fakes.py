@@ -384,6 +384,7 @@ class World:
         self.jobs = Jobs(self.tapes)
         self.figures = Figures()
         self.missing: list[str] = []
+        self.degraded: list[str] = []
         options = {name: kwargs.pop(name) for name in list(kwargs) if name in ApiOptions.__dataclass_fields__}
         self.app: FastAPI = create_api(
             ApiOptions(version="1.2.3", **options),
@@ -399,6 +400,7 @@ class World:
             ),
             event_streams=event_streams,
             readiness=self.ready,
+            degraded=lambda: self.degraded,
             metrics=self.figures,
             **kwargs,
         )

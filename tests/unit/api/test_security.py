@@ -220,6 +220,12 @@ class TestHealth:
         assert (await stranger.get("/livez")).status_code == 200
         assert (await stranger.get("/")).status_code == 200
 
+    async def test_what_only_delays_is_told_and_stops_nobody(self, stranger: Client, world: World) -> None:
+        world.degraded = ["queue"]
+        assert (await stranger.get("/readyz")).text == '{"status":"ready","degraded":["queue"]}'
+        assert (await stranger.get("/health")).text == '{"status":"healthy","degraded":["queue"]}'
+        assert (await stranger.get("/livez")).text == '{"status":"alive"}'
+
     async def test_a_check_that_hangs_is_not_ready(self, connected: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
         async def hang(self: World) -> list[str]:
             await asyncio.sleep(60)

@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Literal, cast
 
 import pytest
 
-from livetape.clock import SystemClock
 from livetape.engine.block import Block, BlockContext, BlockRegistry, BlockSchema, PinValue
 from livetape.engine.block_cost import BlockCosts
-from livetape.engine.executor import AHEAD_ROUNDS, Executor, ExecutorOptions
+from livetape.engine.executor import AHEAD_ROUNDS, AHEAD_S, Executor, ExecutorOptions
 from livetape.engine.graph import Graph, Link, Node
 from livetape.engine.graph_plan import GraphPlan
 from livetape.engine.hooks import Costs, Hooks
@@ -22,6 +21,7 @@ from livetape.errors import CommitUnknownError, LeaseLostError
 from livetape.events.executions import ExecutionStatus
 from livetape.observability import NoMetrics
 from livetape.store.executions import ExecutionRow, ExecutionStore, Step
+from livetape.testing.fakes import ManualClock
 
 
 class Plain(Block["Plain.Input"]):
@@ -87,9 +87,30 @@ class Steps:
         self.handed_back.append(reason)
 
 
-async def run(store: Steps, blocks: Sequence[Block[Any]], names: Sequence[str], hooks: Hooks | None = None) -> None:
-    """A chain of these blocks."""
-    clock, ids, registry = SystemClock(), itertools.count(1), BlockRegistry(blocks)
+class Late(Pure):
+    """Takes its time, by the clock."""
+
+    id = "late"
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    async def run(self, data: Plain.Input, ctx: BlockContext) -> AsyncIterator[PinValue]:
+        self.clock.advance(2 * AHEAD_S)
+        yield "value", data.value
+
+
+async def run(
+    store: Steps,
+    blocks: Sequence[Block[Any]],
+    names: Sequence[str],
+    hooks: Hooks | None = None,
+    *,
+    clock: ManualClock | None = None,
+) -> None:
+    """A chain of these blocks. No time passes but what they let pass."""
+    clock, ids, registry = clock or ManualClock(), itertools.count(1), BlockRegistry(blocks)
     nodes = [Node(id=f"n{n}", block_id=name, input_default={} if n else {"value": 4}) for n, name in enumerate(names)]
     links = [
         Link(source_id=f"n{n}", sink_id=f"n{n + 1}", source_name="value", sink_name="value")
@@ -153,6 +174,15 @@ async def test_what_may_have_called_somebody_begins_after_the_commit_that_says_s
     assert begun == [0, 1, 2]
     assert [("n1", "RUNNING") in told(step) for step in store.steps] == [True, False, False]
     assert [("n3", "RUNNING") in told(step) for step in store.steps] == [False, True, False]
+
+
+async def test_what_has_happened_is_not_kept_back_for_longer_than_a_moment() -> None:
+    store, clock = Steps(), ManualClock()
+    await run(store, [Late(clock)], ["late"] * 3, clock=clock)
+    assert [told(step) for step in store.steps] == [
+        [("n0", "RUNNING"), ("n0", "COMPLETED"), ("n1", "RUNNING")],
+        [("n1", "COMPLETED"), ("n2", "RUNNING"), ("n2", "COMPLETED")],
+    ]
 
 
 async def test_a_long_chain_is_not_kept_back_to_its_end() -> None:

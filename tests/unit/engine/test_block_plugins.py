@@ -82,7 +82,7 @@ class Kept:
     def __init__(self) -> None:
         self.outputs: list[tuple[str, object]] = []
 
-    def give(self, name: str, value: object) -> None:
+    def give(self, name: str, value: object, size: int = 0) -> None:
         self.outputs.append((name, value))
 
     async def room(self) -> None:

@@ -47,7 +47,7 @@ class Kept:
     def __init__(self) -> None:
         self.outputs: list[PinValue] = []
 
-    def give(self, name: str, value: Any) -> None:
+    def give(self, name: str, value: Any, size: int = 0) -> None:
         self.outputs.append((name, value))
 
     async def room(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from livetape.engine import moderating
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
@@ -217,3 +217,19 @@ async def test_figures_are_kept_on_failure_too_with_what_blocks_count(tmp_path: 
         burnt = await stage.start(await stage.graph("burn", {"b": "burn"}))
         await stage.work()
         assert from_json((await stage.row(burnt)).stats)["node_exec_time_cpu_only"] > 0.001
+
+
+async def test_the_sizes_of_a_node_are_those_of_what_its_row_has(tmp_path: Path) -> None:
+    """Also where a block ends before the first of its outputs is recorded, and of the message of one that failed."""
+    async with on_stage(tmp_path, Words()) as stage:
+        execution_id = await words(stage, "a bc fail", "d")
+        ran = [node for node in await stage.store.nodes(execution_id) if node.stats is not None]
+        assert {node.node_id for node in ran} >= {"n0", "n1"}
+        for node in ran:
+            given: dict[str, list[Any]] = {}
+            for name, value in node.outputs:
+                given.setdefault(name, []).append(from_json(value))
+            stats = from_json(node.stats or b"")
+            assert (stats["input_size"], stats["output_size"]) == (len(node.inputs), len(to_json(given)))
+        failed = await stage.node(execution_id, "n0")
+        assert [name for name, _ in failed.outputs] == ["out", "out", "error"]

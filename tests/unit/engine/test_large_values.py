@@ -13,15 +13,19 @@ from typing import Any, cast
 import pytest
 from pydantic_core import from_json
 
+from livetape.adapters.memory.blobs import MemoryBlobs
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.clock import SystemClock
+from livetape.engine import blob_sweep
 from livetape.engine.blob_sweep import BlobSweep
-from livetape.engine.blobs import Place
+from livetape.engine.blobs import Place, Shelf
 from livetape.engine.block import BlockContext, PinValue
-from livetape.engine.block_ports import ChildCall
+from livetape.engine.block_ports import ChildCall, ReviewRequest
 from livetape.engine.hooks import Hooks, NodeIdentity
 from livetape.engine.large_values import BlobLimits
-from livetape.engine.pointers import Pointer, pointer_of
+from livetape.engine.pointers import Pointer, pointer_of, pointers_in
+from livetape.engine.reviewing import Reviews
 from livetape.engine.start_options import StartOptions
 from livetape.errors import BlobUnavailableError, LimitError, NotFoundError
 from livetape.observability import NoMetrics
@@ -261,8 +265,90 @@ async def test_children_are_given_and_give_large_values(tmp_path: Path) -> None:
         assert await big(stage, child, from_json((await stage.row(child)).inputs)["x"]) == BIG
         for payload in await events_of(stage, child):
             assert BIG.encode()[:200] not in payload
+        journal = (await stage.node(execution_id, "a")).waits or b""
+        assert len(journal) < 1024, "what it waits for is written each time it goes on"
         await stage.agree(execution_id)
         await stage.agree(child)
+
+
+LETTER = "8b2a7b3c-6e9d-4a5f-8c1b-2e3f4a5b6c7d"
+OTHER = "ü" * 1000
+
+
+@pytest.mark.parametrize(
+    ("shown", "left", "given"),
+    [
+        (BIG, None, BIG),
+        (BIG, "the pointer", BIG),
+        (BIG, BIG, BIG),
+        (BIG, OTHER, OTHER),
+        (BIG, "short", "short"),
+        ("short", OTHER, OTHER),
+        ("short", FORGED, FORGED),
+        (FORGED, None, FORGED),
+    ],
+)
+async def test_a_person_is_shown_a_pointer_and_the_block_given_what_it_leads_to(
+    tmp_path: Path, shown: Any, left: Any, given: Any
+) -> None:
+    async with stage_of(tmp_path) as stage:
+        nodes = {"i": (INPUT, {"name": "x"}), "h": (LETTER, {"name": "letter"}), "r": (OUTPUT, {"name": "r"})}
+        graph = await stage.graph("g", nodes, "i.result>h.data", "h.approved_data>r.value")
+        execution_id = await stage.start(graph, x=shown)
+        await stage.work()
+        reviews = Reviews(stage.store, stage.keeping)
+        (asked,) = await reviews.waiting("u")
+        payload = from_json(asked.payload)
+        assert shown == ("short" if payload == "short" else await big(stage, execution_id, payload))
+        change = {} if left is None else {"edited": payload if left == "the pointer" else left, "is_edited": True}
+        for _ in range(2):
+            decided = await reviews.decide("u", asked.node_exec_id, approved=True, **change)
+        await stage.work()
+        assert await stage.status(execution_id) == ("COMPLETED", None)
+        (result,) = (await stage.outputs(execution_id))["r"]
+        assert (result if result == "short" else await big(stage, execution_id, result)) == given
+        node = await stage.node(execution_id, "h")
+        assert len(asked.payload) < 1024
+        assert len(decided.payload) < 1024
+        assert len(node.waits or b"") < 1024
+        for event in await events_of(stage, execution_id):
+            assert BIG.encode()[:200] not in event
+            assert OTHER.encode()[:200] not in event
+        grow_old(stage, execution_id)
+        kept = await stage.blobs.sizes(Place("u", execution_id))
+        sweep = BlobSweep(stage.blobs, stage.store, clock=SystemClock(), metrics=NoMetrics())
+        await sweep.sweep()
+        left_over = await stage.blobs.sizes(Place("u", execution_id))
+        assert pointers_in([asked.payload, decided.payload]) <= left_over.keys() <= kept.keys()
+
+
+async def test_data_that_cannot_be_kept_fails_the_node_and_as_an_answer_is_refused(tmp_path: Path) -> None:
+    async with stage_of(tmp_path) as stage:
+        nodes = {"h": (LETTER, {"name": "letter"}), "i": (INPUT, {"name": "x"})}
+        graph = await stage.graph("g", nodes, "i.result>h.data")
+        execution_id = await stage.start(graph, x="short")
+        await stage.work()
+        reviews = Reviews(stage.store, stage.keeping)
+        (asked,) = await reviews.waiting("u")
+        with pytest.raises(LimitError, match="a value may have 100000"):
+            await reviews.decide("u", asked.node_exec_id, approved=True, edited="x" * 100_001, is_edited=True)
+        await reviews.decide("u", asked.node_exec_id, approved=True)
+        await stage.work()
+        assert await stage.status(execution_id) == ("COMPLETED", None)
+
+    class Asks(Copy):
+        id = "asks"
+
+        async def run(self, data: AnyIn, ctx: BlockContext) -> AsyncIterator[PinValue]:
+            answer = await ctx.review.ask(ReviewRequest("x" * 100_001, "letter"))
+            yield "out", answer.data
+
+    (tmp_path / "other").mkdir()
+    async with on_stage(tmp_path / "other", Asks(), blob_limits=LIMITS) as stage:
+        execution_id = await stage.start(await stage.graph("g", {"a": "asks"}))
+        await stage.work()
+        assert await stage.status(execution_id) == ("FAILED", "block_error")
+        assert await Reviews(stage.store, stage.keeping).waiting("u") == []
 
 
 async def test_a_fork_has_everything_of_its_own(tmp_path: Path) -> None:
@@ -405,6 +491,27 @@ async def test_what_belongs_to_no_execution_goes_after_a_day(tmp_path: Path) -> 
         grow_old(stage, "never")
         assert await sweep.sweep() == 1
         assert not (tmp_path / "blobs" / "u" / "never").exists()
+
+
+async def test_a_sweep_that_fails_is_counted_and_the_next_one_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blob_sweep, "EVERY_S", 0.0)
+    metrics, twice = PrometheusMetrics("t"), asyncio.Event()
+
+    class Torn(MemoryBlobs):
+        async def shelves(self) -> AsyncIterator[Shelf]:
+            if metrics.render()[0].count(b't_internal_errors_total{part="blobs"} 2.0'):
+                twice.set()
+            raise TypeError("nobody foresaw it")
+            yield
+
+    async with stage_of(tmp_path) as stage:
+        sweeping = asyncio.create_task(BlobSweep(Torn(), stage.store, clock=SystemClock(), metrics=metrics).run())
+        async with asyncio.timeout(10):
+            await twice.wait()
+        sweeping.cancel()
+        await asyncio.wait({sweeping})
 
 
 async def test_a_start_that_is_repeated_leaves_nothing(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Kept:
         self.outputs: list[PinValue] = []
         self.first = asyncio.Event()
 
-    def give(self, name: str, value: Any) -> None:
+    def give(self, name: str, value: Any, size: int = 0) -> None:
         self.outputs.append((name, value))
         self.first.set()
 
@@ -71,8 +71,7 @@ async def gone(*pids: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_it_runs_elsewhere_and_gives_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIVETAPE_JWT_VERIFY_KEY", "secret")
+async def test_it_runs_elsewhere_and_gives_its_outputs(tmp_path: Path) -> None:
     value = {"a": [1, None, "é", 2.5], "b": "\ud800"}
     outcome, kept = await run(hostile.Echo(), tmp_path, value=value)
     assert outcome.failure is None
@@ -80,9 +79,34 @@ async def test_it_runs_elsewhere_and_gives_its_outputs(tmp_path: Path, monkeypat
     assert given["value"] == {"a": [1, None, "é", 2.5], "b": "\\ud800"}
     assert given["pid"] != os.getpid()
     assert given["key"] == "ne"
-    assert given["secrets"] == []
     assert outcome.stats.usage == {"things": 2}
-    assert outcome.stats.outputs == 4
+    assert outcome.stats.outputs == 3
+
+
+async def test_it_gets_the_variables_on_the_list_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"AWS_REGION": "eu-central-1", "MODEL_CACHE": "/models"}
+    common = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    secret = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "LIVETAPE_JWT_VERIFY_KEY", "HTTPS_PROXY", "PYTHON_KEY", "lang")
+    for name, value in {**named, **common, **dict.fromkeys(secret, "secret")}.items():
+        monkeypatch.setenv(name, value)
+
+    async def environment(*variables: str) -> dict[str, str]:
+        kept = Kept()
+        with ThreadPoolExecutor(1) as threads:
+            block, ctx = hostile.Environment(), context(tmp_path)
+            outcome = await run_to_end(block, {}, ctx, kept, threads, variables=variables)
+        assert outcome.failure is None
+        found: dict[str, str] = dict(kept.outputs)["value"]
+        return found
+
+    found = await environment()
+    assert not {*named, *secret} & found.keys()
+    assert "secret" not in found.values()
+    assert found.items() >= common.items()
+    assert found["PATH"] == os.environ["PATH"]
+    found = await environment("MODEL_CACHE", "AWS_REGION", "NOT_THERE")
+    assert found.items() >= {**named, **common}.items()
+    assert not {*secret, "NOT_THERE"} & found.keys()
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
+from livetape.adapters.sql import leasing
+from livetape.adapters.sql.executions import SqlExecutionStore
+from livetape.adapters.sql.transitions import Transitions
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
 from livetape.errors import LeaseLostError, StoreUnavailableError
 from livetape.events.executions import ExecutionStatus
-from livetape.store.executions import Step
+from livetape.store.executions import ExecutionRow, Step
 from livetape.store.reviews import Decision
 from stage import Stage, on_stage
 
@@ -304,3 +308,28 @@ async def test_what_was_asked_to_stop_is_not_handed_back(tmp_path: Path) -> None
         await stage.store.hand_back(execution_id, lease_no=row.lease_no, reason="worker_stopping")
         assert await stage.status(execution_id) == ("TERMINATED", "cancelled_by_user")
         await stage.agree(execution_id)
+
+
+async def test_one_that_cannot_be_taken_back_keeps_no_other_from_it_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = PrometheusMetrics("t")
+    async with on_stage(tmp_path, Counted()) as stage:
+        graph = await stage.graph("g", {"a": "counted"})
+        first, second = [await stage.start(graph) for _ in range(2)]
+        for execution_id in (first, second):
+            await stage.claim(execution_id)
+        stage.clock.go(60)
+        take_back = leasing.take_back
+
+        def torn(change: Transitions, execution_id: str, still: Callable[[ExecutionRow], bool]) -> bool:
+            if execution_id == first:
+                raise TypeError("nobody foresaw it")
+            return take_back(change, execution_id, still)
+
+        monkeypatch.setattr(leasing, "take_back", torn)
+        store = SqlExecutionStore(
+            stage.database, on_commit=stage.committed.append, ring=stage.queue.ring, clock=stage.clock, metrics=metrics
+        )
+        assert (await store.sweep()).recovered == [second]
+        assert b't_internal_errors_total{part="sweep"} 1.0' in metrics.render()[0]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from livetape.adapters.sql.executions import SqlExecutionStore
 from livetape.clock import SystemClock
 from livetape.engine.block import Block, BlockContext, BlockSchema, PinValue
+from livetape.engine.executor import UNWRITTEN_BYTES
 from livetape.engine.queue import Delivery, Doorbell, Queue
 from livetape.engine.worker import Worker, WorkerOptions
 from livetape.errors import QueueUnavailableError, StoreUnavailableError
 from livetape.observability import NoMetrics
+from livetape.store.executions import ExecutionRow, Step, Swept
 from stage import Stage, on_stage
 
 
@@ -50,6 +54,8 @@ class Bells(Queue):
         self.acked: list[str] = []
         self.nacked: list[tuple[str, float]] = []
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def put(self, doorbell: Doorbell, *, delay_s: float = 0) -> None:
         self.waiting.put_nowait(doorbell.graph_exec_id)
@@ -61,6 +67,7 @@ class Bells(Queue):
         return [Delivery(Doorbell(name), 0) for name in (first, *more)]
 
     async def ack(self, delivery: Delivery) -> None:
+        await self.answers.wait()
         if self.away:
             raise QueueUnavailableError
         self.acked.append(delivery.doorbell.graph_exec_id)
@@ -143,6 +150,24 @@ async def test_an_acknowledgement_that_is_lost_keeps_nothing_from_running(tmp_pa
         assert await stage.status(execution_id) == ("COMPLETED", None)
 
 
+async def test_nothing_waits_for_the_acknowledgement_but_the_slot(tmp_path: Path) -> None:
+    gate, bells = Gate(), Bells()
+    gate.opened.set()
+    bells.answers.clear()
+    async with on_stage(tmp_path, gate) as stage:
+        graph = await stage.graph("g", {"a": "gate"})
+        first, second = [await stage.start(graph) for _ in range(2)]
+        async with working(stage, bells, concurrency=1):
+            bells.waiting.put_nowait(first)
+            bells.waiting.put_nowait(second)
+            await until(ended(stage, first))
+            await asyncio.sleep(0.05)
+            assert (bells.acked, gate.inside) == ([], 1)
+            bells.answers.set()
+            await until(ended(stage, second))
+        assert bells.acked == [first, second]
+
+
 async def test_a_doorbell_is_given_back_while_the_database_is_away(tmp_path: Path) -> None:
     bells = Bells()
     async with on_stage(tmp_path, Gate()) as stage:
@@ -207,6 +232,135 @@ async def test_a_pause_that_ends_between_two_looks_takes_no_doorbell(tmp_path: P
             bells.waiting.put_nowait(execution_id)
             await until(ended(stage, execution_id))
         assert bells.acked == [execution_id]
+
+
+class SlowToTell(SqlExecutionStore):
+    """Its first answer to "are you paused?" is on its way for long; sweeps come when the test lets them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked = 0
+        self.arrives = asyncio.Event()
+        self.sweeps = asyncio.Semaphore(0)
+
+    async def paused(self) -> str | None:
+        self.asked += 1
+        first = self.asked == 1
+        answer = await super().paused()
+        if first:
+            await self.arrives.wait()
+        return answer
+
+    async def sweep(self, *, grace_seconds: float = 0) -> Swept:
+        await self.sweeps.acquire()
+        return await super().sweep(grace_seconds=grace_seconds)
+
+
+async def test_a_pause_that_is_told_late_counts_no_more_after_the_queue_goes_on(tmp_path: Path) -> None:
+    gate, bells = Gate(), Bells()
+    gate.opened.set()
+    async with on_stage(tmp_path, gate) as stage:
+        store = SlowToTell(stage.database, on_commit=stage.committed.append, ring=lambda: None, clock=stage.clock)
+        stage.store = store
+        graph = await stage.graph("g", {"a": "gate"})
+        first, *others = [await stage.start(graph) for _ in range(3)]
+        await store.pause("a new disk")
+        async with working(stage, bells):
+            bells.waiting.put_nowait(first)
+
+            def asked(times: int) -> Any:
+                async def has() -> bool:
+                    return store.asked >= times
+
+                return has
+
+            async def back() -> bool:
+                return bool(bells.nacked)
+
+            await until(asked(1))
+            await store.resume()
+            store.sweeps.release()
+            await until(asked(2))
+            await asyncio.sleep(0.05)  # that answer has arrived
+            store.arrives.set()
+            await until(back)
+            for other in others:  # no sweep comes any more that could see that the queue goes on
+                bells.waiting.put_nowait(other)
+                await until(ended(stage, other))
+
+
+async def test_pause_and_resume_take_effect_in_the_order_in_which_they_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with on_stage(tmp_path) as stage:
+        write, back, begun = stage.database.write, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            if not begun.is_set():
+                begun.set()
+                await back.wait()  # it was away when it was asked first
+            return await write(*args, **kwargs)
+
+        monkeypatch.setattr(stage.database, "write", slow)
+        pausing = asyncio.create_task(stage.store.pause("a new disk"))
+        await begun.wait()
+        resuming = asyncio.create_task(stage.store.resume())
+        await asyncio.sleep(0.05)
+        back.set()
+        await asyncio.gather(pausing, resuming)
+        assert await stage.store.paused() is None
+
+
+class Lists(Block[AnyIn]):
+    """Gives lists of 1 MiB of JSON from a thread."""
+
+    id = "lists"
+    Input = AnyIn
+
+    class Output(BlockSchema):
+        out: Any
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def run(self, data: AnyIn, ctx: BlockContext) -> Iterator[PinValue]:  # type: ignore[override]
+        for _ in range(40):
+            self.given += 1
+            yield "out", ["x" * 2**20]
+
+
+class Stuck(SqlExecutionStore):
+    """Its second commit takes until the test lets it go on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commits = 0
+        self.goes_on = asyncio.Event()
+
+    async def commit(self, step: Step, row: ExecutionRow) -> None:
+        self.commits += 1
+        if self.commits == 2:
+            await self.goes_on.wait()
+        await super().commit(step, row)
+
+
+@pytest.mark.slow
+async def test_a_thread_with_large_outputs_waits_until_they_are_written(tmp_path: Path) -> None:
+    block, bells = Lists(), Bells()
+    async with on_stage(tmp_path, block) as stage:
+        store = Stuck(stage.database, on_commit=stage.committed.append, ring=lambda: None, clock=stage.clock)
+        stage.store = store
+        execution_id = await stage.start(await stage.graph("g", {"a": "lists"}))
+        async with working(stage, bells):
+            bells.waiting.put_nowait(execution_id)
+            seen = -1
+            while store.commits < 2 or seen != block.given:  # until no more come
+                seen = block.given
+                await asyncio.sleep(0.4)
+            assert UNWRITTEN_BYTES // 2**20 <= seen <= UNWRITTEN_BYTES // 2**20 + 8
+            store.goes_on.set()
+            await until(ended(stage, execution_id))
+        assert block.given == 40
 
 
 async def test_a_hint_makes_it_look_at_the_row(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from livetape.adapters.memory.bus import MemoryBus
 from livetape.adapters.memory.ephemeral import MemoryEphemeral
 from livetape.auth import EXECUTE_GRAPH, READ_GRAPH, Principal, issue_share_token, issue_token
@@ -213,6 +215,23 @@ async def test_what_the_bus_has_lost_is_asked_for() -> None:
         site.rig.gateway.warden.follow(None)
         assert await lost.until_closed() == 4003
         await kept.expect_silence()
+
+
+async def test_a_look_that_fails_ends_nothing_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as site:
+        client = site.user("U", "T1")
+        await client.expect_silence()
+
+        async def torn(principal: Principal) -> bool:
+            raise TypeError("nobody foresaw it")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(site.rig.gateway.warden._doorkeeper, "is_revoked", torn)
+            site.rig.gateway.warden.follow(None)
+            await client.expect_silence()
+        assert site.rig.counts.values["internal_errors_total,control"] == 1
+        await site.revocations.revoke_user("U")
+        assert await client.until_closed() == 4003
 
 
 async def test_rubbish_on_the_control_channel_changes_nothing() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livetape.adapters.prometheus.metrics import PrometheusMetrics
 from livetape.adapters.redis.router import Router
 from livetape.events.bus import BusMessage, ExpressSink
 from livetape.events.channel import execution_channel
@@ -310,13 +311,15 @@ def test_a_lane_that_raises_loses_nothing_in_silence(caplog: pytest.LogCaptureFi
         raise ValueError(data)
 
     got.lanes = {b"suite/a": broken}
-    router = Router()
+    metrics = PrometheusMetrics("t")
+    router = Router(metrics=metrics)
     listening(got, router)
     with caplog.at_level(logging.CRITICAL):
         router.arrived([pushed(1), pushed(2)], lambda push: None)
     assert [(m.data, m.gap) for m in got.messages][-1] == (b"2", False)
     assert got.messages[0].gap
     assert {m.data for m in got.messages if not m.gap} == {b"1", b"2"}
+    assert b't_internal_errors_total{part="bus"} 2.0' in metrics.render()[0]
 
 
 def test_a_topic_that_nobody_watches_keeps_its_place() -> None:

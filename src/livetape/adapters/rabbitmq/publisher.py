@@ -37,7 +37,7 @@ class Publisher:
             QueueUnavailableError: perhaps it was put, perhaps not.
             ClosedError
         """
-        topology, urgent = self._topology, doorbell.priority > 0
+        topology, urgent = self._topology, doorbell.rank > 0
         key, queue = (topology.urgent_key, topology.urgent_queue) if urgent else (topology.key, topology.queue)
         body, wait = encode_doorbell(doorbell), first_wait(delay_s)
         exchange, headers = topology.exchange, dict[str, Any]()

@@ -61,7 +61,7 @@ class RedisBus(Bus):
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._add_s = add_s
-        self._router = Router()
+        self._router = Router(metrics=self._metrics)
         self._link = Link(
             dialer,
             self._router,
@@ -69,6 +69,7 @@ class RedisBus(Bus):
             probe_s=probe_s,
             publish=commands.publish_from_afar if isinstance(commands, ClusterCommands) else None,
             on_beat=self._hand_on,
+            metrics=self._metrics,
         )
         if isinstance(commands, ClusterCommands):
             commands.listens_at = lambda: dialer.reached

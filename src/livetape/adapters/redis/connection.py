@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
         try:
             for begin in range(0, end, _PIECE_BYTES):
                 reader.feed(data, begin, min(_PIECE_BYTES, end - begin))
-                while (reply := gets()) is not _MORE:
+                for reply in iter(gets, _MORE):
                     kind = type(reply)
                     if kind is push or (kind is list and self.plain_pushes):
                         pushes.append(reply)

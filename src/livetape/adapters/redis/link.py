@@ -14,7 +14,7 @@ from livetape.adapters.redis.stop import stop
 from livetape.errors import BusError, BusUnavailableError, ChannelError, ClosedError, ConfigError
 from livetape.events.backoff import Backoff
 from livetape.events.channel import is_pattern, probe_channel
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -69,6 +69,7 @@ class Link:
         publish: Callable[[str, bytes], Awaitable[Any]] | None = None,
         on_beat: Callable[[], None] | None = None,
         backoff: Backoff | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._dialer = dialer
         self._listener = listener
@@ -78,6 +79,7 @@ class Link:
         self._publish = publish
         self._on_beat = on_beat
         self._backoff = backoff or Backoff(longest=2.0)
+        self._metrics = metrics or NoMetrics()
         self._connection: Connection | None = None
         # What shall be listened to; the future is done while the server does so.
         self._wanted: dict[str, asyncio.Future[None]] = {}
@@ -179,7 +181,8 @@ class Link:
             except (RedisLinkError, RedisReplyError, ConfigError) as error:
                 self._now_lost(str(error))
             except Exception as error:
-                logger.exception("the link to Redis failed")
+                logger.exception("the link to Redis failed", extra={"action": "bus_link_failed"})
+                self._metrics.count("internal_errors_total", part="bus")
                 self._now_lost(type(error).__name__)
             if listened_at is not None and loop.time() - listened_at > self._probe_s:
                 self._backoff.reset()

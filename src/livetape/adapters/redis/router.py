@@ -14,7 +14,7 @@ from livetape.events.funnel import NO_LANES, Funnel
 from livetape.events.inbox import DEFAULT_MAX_BYTES, DEFAULT_MAX_MESSAGES
 from livetape.events.outlet import Outlet
 from livetape.events.routing import MAX_REMEMBERED_CHANNELS, RoutingIndex
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -39,7 +39,13 @@ class Router:
     that says "something may be missing" must stand before all that comes after it.
     """
 
-    def __init__(self, *, max_held: int = DEFAULT_MAX_MESSAGES, max_held_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_held: int = DEFAULT_MAX_MESSAGES,
+        max_held_bytes: int = DEFAULT_MAX_BYTES,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.index: RoutingIndex[Outlet] = RoutingIndex()
         self.messages = 0
         """How many were handed on, copies that were ignored not counted."""
@@ -54,6 +60,7 @@ class Router:
         self._holding = False
         self._held: deque[tuple[tuple[Callable[[BusMessage], object], ...], BusMessage]] = deque()
         self._held_bytes = 0
+        self._metrics = metrics or NoMetrics()
         self._max_held: Final = max_held
         self._max_held_bytes: Final = max_held_bytes
 
@@ -136,6 +143,7 @@ class Router:
                         continue
                 except Exception:  # the sink gets it, and is told that something may be missing
                     logger.exception("a lane raised", extra={"action": "bus_sink_failed"})
+                    self._metrics.count("internal_errors_total", part="bus")
                     for funnel in self._funnels:
                         funnel.mark_gap()
             if (route := routes.get(channel)) is not None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, text, update
 
 from livetape.adapters.sql.database import Database
 from livetape.adapters.sql.prepared import Prepared, micros
+from livetape.adapters.sql.single import Single
 from livetape.adapters.sql.tables import event, tape
 from livetape.clock import Clock, new_epoch
 from livetape.events.log import NewEvent, Position
@@ -20,7 +21,32 @@ MAX_BATCH: Final = 500
 
 _BY_NAME: Final = select(tape).where(tape.c.name == bindparam("of"))
 _LOCK_BY_NAME: Final = _BY_NAME.with_for_update()
+# Key by key: with a list of them, PostgreSQL may read the whole tape, and does so while it thinks that it is short.
+_KNOWN: Final = text(
+    "SELECT x.key, e.number FROM unnest(CAST(:keys AS varchar[])) AS x(key), LATERAL (SELECT number FROM event"
+    " WHERE tape_id = :tape AND idempotency_key = x.key LIMIT 1) AS e"
+)
 _INSERT_EVENTS: Final = Prepared(insert(event), [column.name for column in event.columns])
+
+_ONE_SQL: Final = (
+    "WITH a AS (UPDATE tape SET last_number = last_number + 1, final = final OR $4::boolean WHERE name = $1::varchar"
+    " RETURNING id, epoch, last_number),"
+    " e AS (INSERT INTO event (tape_id, number, event_type, payload, final, time)"
+    " SELECT a.id, a.last_number, $2::varchar, $3::bytea, $4::boolean, $5::bigint FROM a)"
+    " SELECT epoch, last_number FROM a"
+)
+_ONE_WITH_KEY_SQL: Final = (
+    "WITH t AS (SELECT id, epoch FROM tape WHERE name = $1::varchar),"
+    " k AS MATERIALIZED (SELECT e.number FROM event AS e"
+    " WHERE e.tape_id = (SELECT id FROM t) AND e.idempotency_key = $6::varchar),"
+    " a AS (UPDATE tape SET last_number = last_number + 1, final = tape.final OR $4::boolean FROM t"
+    " WHERE tape.id = t.id AND NOT EXISTS (SELECT 1 FROM k) RETURNING tape.id, tape.last_number),"
+    " e AS (INSERT INTO event (tape_id, number, event_type, payload, final, time, idempotency_key)"
+    " SELECT a.id, a.last_number, $2::varchar, $3::bytea, $4::boolean, $5::bigint, $6::varchar FROM a)"
+    " SELECT t.epoch, coalesce((SELECT number FROM k), (SELECT last_number FROM a)) FROM t"
+)
+"""An append as one statement (`single.py`). No row: there is no such tape. Of two with one key at once, one fails by
+the unique index, is run again and finds the number of the other."""
 
 
 def find_tape(db: Connection, name: str, *, lock: bool = False) -> Row[Any] | None:
@@ -130,7 +156,25 @@ class Appends:
 
     async def _commit(self, batch: Sequence[_Append]) -> list[Position]:
         now = self._clock.now()
+        single = self._database.single
+        if single is not None and len(batch) == 1:
+            position = await _write_one(single, batch[0], now)
+            if position is not None:
+                return [position]
         return await self._database.write(lambda db: _write(db, batch, now), read_committed=True)
+
+
+async def _write_one(single: Single, append: _Append, now: datetime) -> Position | None:
+    """None: the tape has to be made first."""
+    new = append.event
+    arguments = [append.tape, new.event_type, new.payload, new.final, micros(now)]
+    if append.key is None:
+        rows = await single.fetch(_ONE_SQL, arguments)
+    else:
+        rows = await single.fetch(_ONE_WITH_KEY_SQL, [*arguments, append.key])
+    if not rows or rows[0][1] is None:  # it was just taken away
+        return None
+    return Position(rows[0][0], rows[0][1])
 
 
 def _write(db: Connection, appends: Sequence[_Append], now: datetime) -> list[Position]:
@@ -172,6 +216,8 @@ def _number(db: Connection, name: str, appends: Sequence[tuple[int, _Append]], n
 
 
 def _known(db: Connection, tape_id: int, keys: Sequence[str]) -> dict[str, int]:
+    if db.dialect.name == "postgresql":
+        return {row.key: row.number for row in db.execute(_KNOWN, {"tape": tape_id, "keys": list(keys)})}
     columns = (event.c.idempotency_key, event.c.number)
     query = select(*columns).where(event.c.tape_id == tape_id, event.c.idempotency_key.in_(keys))
     return {row.idempotency_key: row.number for row in db.execute(query)}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -21,8 +23,11 @@ from sqlalchemy.pool import StaticPool
 from livetape.adapters.sql.single import Single
 from livetape.clock import Clock, SystemClock
 from livetape.errors import StoreError, StoreUnavailableError
+from livetape.observability import Metrics, NoMetrics
 
 T = TypeVar("T")
+
+Operation: TypeAlias = Literal["read", "write", "locked", "single", "urgent"]
 
 
 class Database(ABC):
@@ -35,7 +40,21 @@ class Database(ABC):
         StoreUnavailableError: nothing of it was written.
         CommitUnknownError: nobody knows whether it was written. Never repeat such a unit as it is: read first, or let
             a lease or a doorbell bring the matter up again.
+
+    `metrics` hear how long each took, until its commit and with all its waits.
     """
+
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or NoMetrics()
+
+    @contextmanager
+    def timed(self, operation: Operation) -> Iterator[None]:
+        """What is done inside is one such operation, whatever becomes of it."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._metrics.observe("database_query_duration_seconds", time.perf_counter() - began, operation=operation)
 
     @abstractmethod
     async def write(self, unit: Callable[[Connection], T], *, brief: bool = False, read_committed: bool = False) -> T:
@@ -89,7 +108,10 @@ class UnitReader(Protocol):
 class SqliteDatabase(Database):
     """Units of the process's one writer. Commits belong to it: SQLAlchemy never begins or ends a transaction."""
 
-    def __init__(self, writer: UnitWriter, readers: UnitReader, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, writer: UnitWriter, readers: UnitReader, *, clock: Clock | None = None, metrics: Metrics | None = None
+    ) -> None:
+        super().__init__(metrics)
         self._writer = writer
         self._readers = readers
         self._clock = clock or SystemClock()
@@ -98,22 +120,28 @@ class SqliteDatabase(Database):
         self._write_connection = writer.submit(_core_connection).result()
 
     async def write(self, unit: Callable[[Connection], T], *, brief: bool = False, read_committed: bool = False) -> T:
+        with self.timed("write"):
+            return await self._written(unit, brief=brief)
+
+    async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
+        with self.timed("locked"):
+            return await self._written(unit)  # there is one writer: every unit has the file to itself
+
+    async def _written(self, unit: Callable[[Connection], T], *, brief: bool = False) -> T:
         try:
             return await self._writer.run(lambda _: unit(self._write_connection), brief=brief)
         except (sqlite3.Error, DatabaseError) as error:
             raise _mapped(error) from error
 
-    async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
-        return await self.write(unit)  # there is one writer: every unit has the file to itself
-
     def now(self, db: Connection) -> datetime:
         return self._clock.now()
 
     def write_now(self, unit: Callable[[Connection], T]) -> T:
-        try:
-            return self._writer.submit(lambda _: unit(self._write_connection), urgent=True).result()
-        except (sqlite3.Error, DatabaseError) as error:
-            raise _mapped(error) from error
+        with self.timed("urgent"):
+            try:
+                return self._writer.submit(lambda _: unit(self._write_connection), urgent=True).result()
+            except (sqlite3.Error, DatabaseError) as error:
+                raise _mapped(error) from error
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
         def run(raw: sqlite3.Connection) -> T:
@@ -126,10 +154,11 @@ class SqliteDatabase(Database):
             finally:
                 raw.execute("ROLLBACK")
 
-        try:
-            return await self._readers.run(run)
-        except (sqlite3.Error, DatabaseError) as error:
-            raise _mapped(error) from error
+        with self.timed("read"):
+            try:
+                return await self._readers.run(run)
+            except (sqlite3.Error, DatabaseError) as error:
+                raise _mapped(error) from error
 
 
 def _core_connection(raw: sqlite3.Connection) -> Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -27,7 +28,7 @@ from livetape.adapters.sql.transitions import CANCELLED, NEVER, Transitions, Wri
 from livetape.clock import Clock, SystemClock
 from livetape.errors import LeaseLostError, NotFoundError, StoreUnavailableError
 from livetape.events.executions import ExecutionStatus
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 from livetape.store.executions import (
     ClaimLimits,
     CommitListener,
@@ -70,12 +71,15 @@ class SqlExecutionStore(ExecutionStore):
         ring: Callable[[], None],
         clock: Clock | None = None,
         hint: Callable[[str], None] = _unheard,
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
         self._on_commit = on_commit
         self._ring = ring
         self._clock = clock or SystemClock()
         self._hint = hint
+        self._metrics = metrics or NoMetrics()
+        self._pausing = asyncio.Lock()
         self._single = None if database.single is None else SingleExecutions(database.single)
 
     async def _change(
@@ -293,11 +297,14 @@ class SqlExecutionStore(ExecutionStore):
                     {"name": leasing.PAUSED, "since": self._database.now(db), "reason": reason},
                 )
 
-        await self._database.write(unit)
+        # In the order in which they are asked for: while the database is away, both are tried again and again.
+        async with self._pausing:
+            await self._database.write(unit)
 
     async def resume(self) -> None:
         gone = queue_pause.delete().where(queue_pause.c.name == leasing.PAUSED)
-        await self._database.write(lambda db: db.execute(gone))
+        async with self._pausing:
+            await self._database.write(lambda db: db.execute(gone))
         self._ring()
 
     async def paused(self) -> str | None:
@@ -354,6 +361,7 @@ class SqlExecutionStore(ExecutionStore):
             raise
         except Exception:
             logger.exception("execution %s cannot be swept", execution_id, extra={"action": "sweep_failed"})
+            self._metrics.count("internal_errors_total", part="sweep")
             return False
 
     async def figures(self) -> QueueFigures:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from livetape.adapters.sql.tables import metadata
 from livetape.errors import StoreError
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest revision. Kept here so that a start with nothing to do need not load Alembic; a test compares."""
 
 

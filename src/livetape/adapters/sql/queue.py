@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Integer, bindparam, delete, func, insert, select, update
 
@@ -29,7 +29,7 @@ KEPT_TAGS: Final = 10_000
 """Deliveries that nobody answered are forgotten beyond these: their doorbells came again long ago."""
 
 
-_INSERT: Final = Prepared(insert(doorbell), ["graph_exec_id", "kind", "enqueue_no", "priority", "taken", "due_at"])
+_INSERT: Final = Prepared(insert(doorbell), [c.name for c in doorbell.columns if c.name != "id"])
 _REMOVE: Final = Prepared(
     delete(doorbell).where(
         doorbell.c.id == bindparam("of"), doorbell.c.taken, doorbell.c.due_at == bindparam("until", type_=BigInteger)
@@ -43,11 +43,13 @@ _DUE: Final = Prepared(
         doorbell.c.kind,
         doorbell.c.priority,
     )
-    .where(doorbell.c.due_at <= bindparam("now", type_=BigInteger))
-    .order_by(doorbell.c.priority.desc(), doorbell.c.due_at, doorbell.c.id)
+    .where(doorbell.c.rank == bindparam("of", type_=Integer), doorbell.c.due_at <= bindparam("now", type_=BigInteger))
+    .order_by(doorbell.c.due_at, doorbell.c.id)
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
 )
+_HIGHEST: Final = Prepared(select(func.max(doorbell.c.rank)))
+_LOWER: Final = Prepared(select(func.max(doorbell.c.rank)).where(doorbell.c.rank < bindparam("of", type_=Integer)))
 _HIDE: Final = Prepared(
     update(doorbell)
     .where(doorbell.c.id == bindparam("of"))
@@ -147,17 +149,21 @@ class SqlQueue(Queue):
             for row in rows
             if row[0] is not None
         ]
-        moment, next_due = rows[0][7], rows[0][8]
+        moment, next_due = rows[0][8], rows[0][9]
         return taken, None if taken or next_due is None else (next_due - moment) / 1_000_000
 
     def _take_by_unit(self, db: Connection, limit: int) -> tuple[list[_Taken], float | None]:
         now = self._now(db)
-        rows = _DUE.all(db, {"now": micros(now), "most": limit})
+        rows: list[tuple[Any, ...]] = []
+        rank = _value(_HIGHEST.all(db, {}))
+        while rank is not None and len(rows) < limit:
+            rows += _DUE.all(db, {"of": rank, "now": micros(now), "most": limit - len(rows)})
+            rank = _value(_LOWER.all(db, {"of": rank}))
         if rows:
             until = now + self._hidden_for
             _HIDE.run(db, [{"of": row[0], "until": micros(until)} for row in rows])
             return [_Taken(row[0], until, Doorbell(*row[1:])) for row in rows], None
-        ((next_due,),) = _NEXT.all(db, {})
+        next_due = _value(_NEXT.all(db, {}))
         return [], None if next_due is None else (moment_of(next_due) - now).total_seconds()
 
     async def ack(self, delivery: Delivery) -> None:
@@ -238,12 +244,18 @@ def insert_doorbell(db: Connection, bell: Doorbell, now: datetime | Clock, delay
                 "kind": bell.kind,
                 "enqueue_no": bell.enqueue_no,
                 "priority": bell.priority,
+                "rank": bell.rank,
                 "taken": False,
                 "due_at": micros(moment + timedelta(seconds=delay_s)),
             }
         ],
     )
     notify(db, DOORBELL)
+
+
+def _value(rows: Sequence[tuple[Any, ...]]) -> Any:
+    """That of a query for one value."""
+    return rows[0][0]
 
 
 def _still(taken: _Taken) -> ColumnElement[bool]:

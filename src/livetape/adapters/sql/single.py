@@ -82,14 +82,21 @@ def moment_of(micros: int) -> datetime:
 
 
 TAKE_SQL: Final = (
-    f"WITH m AS MATERIALIZED (SELECT coalesce($1::bigint, {CLOCK}) AS now),"
-    " w AS (SELECT d.id, d.due_at FROM doorbell AS d WHERE d.due_at <= (SELECT now FROM m)"
-    " ORDER BY d.priority DESC, d.due_at, d.id LIMIT $2::int FOR UPDATE SKIP LOCKED),"
+    f"WITH RECURSIVE m AS MATERIALIZED (SELECT coalesce($1::bigint, {CLOCK}) AS now),"
+    " r AS (SELECT max(rank) AS rank FROM doorbell UNION ALL"
+    " SELECT (SELECT max(d.rank) FROM doorbell AS d WHERE d.rank < r.rank) FROM r WHERE r.rank IS NOT NULL),"
+    " w AS (SELECT f.id, f.due_at FROM r, LATERAL (SELECT d.id, d.due_at FROM doorbell AS d"
+    " WHERE d.rank = r.rank AND d.due_at <= (SELECT now FROM m)"
+    " ORDER BY d.due_at, d.id LIMIT $2::int FOR UPDATE SKIP LOCKED) AS f LIMIT $2::int),"
     " u AS (UPDATE doorbell AS d SET due_at = m.now + $3::bigint, taken = true FROM w, m WHERE d.id = w.id"
-    " RETURNING d.id, d.graph_exec_id, d.enqueue_no, d.kind, d.priority, d.due_at, w.due_at AS was)"
+    " RETURNING d.id, d.graph_exec_id, d.enqueue_no, d.kind, d.priority, d.due_at, w.due_at AS was, d.rank)"
     " SELECT u.*, m.now, (SELECT min(due_at) FROM doorbell) FROM m LEFT JOIN u ON true"
-    " ORDER BY u.priority DESC, u.was, u.id"
+    " ORDER BY u.rank DESC, u.was, u.id"
 )
-"""Hide doorbells that are due; without any, one row of nothing. Each with the moment, and when the next was due."""
+"""Hide doorbells that are due; without any, one row of nothing. Each with the moment, and when the next was due.
+
+Of each rank the first are looked up, the highest rank first, and no further than until there are enough: with one sort
+of all that wait a take would cost more the more there are.
+"""
 
 GONE_SQL: Final = "DELETE FROM doorbell WHERE id = $1::bigint AND taken AND due_at = $2::bigint"

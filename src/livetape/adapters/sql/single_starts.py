@@ -53,7 +53,8 @@ def start_statement(
     of_tape = {name: given.add(_plain(value), tape_types.get(name, "varchar")) for name, value in tape.items()}
     event = [given.add(told.event_type, "varchar"), given.add(told.payload, "bytea"), given.add(told.final, "boolean")]
     rung = [given.add(bell.graph_exec_id, "varchar"), given.add(bell.kind, "varchar")]
-    rung += [given.add(bell.enqueue_no, "int"), "false", "m.now", given.add(bell.priority, "int")]
+    rung += [given.add(bell.enqueue_no, "int"), "false", "m.now"]
+    rung += [given.add(bell.priority, "int"), given.add(bell.rank, "int")]
     sql = (
         f"WITH m AS MATERIALIZED (SELECT coalesce({moment}, {CLOCK}) AS now, {ring} AS ring, {ends} AS ends),"
         f" t AS (INSERT INTO tape (last_number, first_number, final, published, {', '.join(of_tape)})"
@@ -61,7 +62,7 @@ def start_statement(
         f" x AS (INSERT INTO execution ({', '.join(named)}) SELECT {', '.join(named.values())} FROM t, m),"
         " e AS (INSERT INTO event (tape_id, number, event_type, payload, final, time)"
         f" SELECT t.id, 1, {', '.join(event)}, m.now FROM t, m),"
-        " d AS (INSERT INTO doorbell (graph_exec_id, kind, enqueue_no, taken, due_at, priority)"
+        " d AS (INSERT INTO doorbell (graph_exec_id, kind, enqueue_no, taken, due_at, priority, rank)"
         f" SELECT {', '.join(rung)} FROM t, m)"
         f" SELECT t.id, {named['ring_at']}, {named['queue_deadline_at']}, pg_notify('{DOORBELL}', '') FROM t, m"
     )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from livetape.adapters.sql.execution_rows import node_values, output_values, touched_values
 from livetape.adapters.sql.notices import DOORBELL
 from livetape.adapters.sql.prepared import micros
-from livetape.adapters.sql.single import CLOCK, Arguments
+from livetape.adapters.sql.single import CLOCK, Arguments, sql_types
 from livetape.adapters.sql.tables import event, node_execution, node_output
 from livetape.errors import LeaseLostError
 from livetape.events.executions import ALLOWED_SOURCES
@@ -24,13 +24,17 @@ from livetape.store.executions import ExecutionChange, ExecutionRow, Step
 _CREATED: Final = [column.name for column in node_execution.columns]
 _OUTPUTS: Final = [column.name for column in node_output.columns]
 _TOLD: Final = ("event_type", "payload", "final")
-_TOUCHED: Final = ("status", "status_reason", "queue_time", "start_time", "end_time", "attempt", "stats")
-_CHANGED: Final = ("seq", *_TOUCHED, "inputs")
+
+MOST_CHANGED: Final = 16
+"""Node executions that exist already and change in one such statement. Each is a part of its own: joined with a list,
+the server may look at every row of the execution, and does so while it knows nothing of the table."""
 
 
 def is_single(step: Step, row: ExecutionRow) -> bool:
     """Whether nothing follows from this step but what is in it."""
     if step.waits or step.children or step.reviews or step.abandoned:
+        return False
+    if len({node.seq for node in (*step.filled, *step.touched)}) > MOST_CHANGED:
         return False
     change = step.change
     return change is None or (change.status.is_terminal and not step.is_parent and row.parent_id is None)
@@ -63,15 +67,7 @@ def step_statement(step: Step, row: ExecutionRow, now: datetime | None, ring_aft
     if step.created:
         rows = given.rows(node_execution, _CREATED, [node_values(step.execution_id, node) for node in step.created])
         parts.append(f"c AS (INSERT INTO node_execution ({', '.join(_CREATED)}) SELECT x.* FROM a, {rows})")
-    changed = _changed(step)
-    if changed:
-        rows = given.rows(node_execution, _CHANGED, changed)
-        values = ", ".join(f"{name} = x.{name}" for name in _TOUCHED)
-        of = given.add(step.execution_id, "varchar")
-        parts.append(
-            f"t AS (UPDATE node_execution AS n SET {values}, inputs = coalesce(x.inputs, n.inputs)"
-            f" FROM a, {rows} WHERE n.execution_id = {of} AND n.seq = x.seq)"
-        )
+    parts += _changes(given, step)
     if step.outputs:
         rows = given.rows(node_output, _OUTPUTS, [output_values(step.execution_id, output) for output in step.outputs])
         parts.append(f"o AS (INSERT INTO node_output ({', '.join(_OUTPUTS)}) SELECT x.* FROM a, {rows})")
@@ -94,14 +90,25 @@ def answered(rows: Sequence[Any]) -> tuple[int, bool]:
     return rows[0][0], rows[0][2] > 0
 
 
-def _changed(step: Step) -> list[dict[str, Any]]:
-    """Rows that exist already: what was filled and touched is one update."""
+def _changes(given: Arguments, step: Step) -> list[str]:
+    """Rows that exist already: what was filled and touched is one update of each, found by its key."""
     filled = {node.seq: node for node in step.filled}
-    touched = {node.seq: node for node in step.touched}
-    return [
-        {"seq": seq, **touched_values(node), "inputs": filled[seq].inputs if seq in filled else None}
-        for seq, node in (filled | touched).items()
-    ]
+    changed = filled | {node.seq: node for node in step.touched}
+    if not changed:
+        return []
+    types = sql_types(node_execution)
+    of = given.add(step.execution_id, "varchar")
+    parts = []
+    for place, (seq, node) in enumerate(changed.items()):
+        values: dict[str, Any] = touched_values(node)
+        if seq in filled:
+            values["inputs"] = filled[seq].inputs
+        named = ", ".join(f"{name} = {given.add(value, types[name])}" for name, value in values.items())
+        parts.append(
+            f"t{place} AS (UPDATE node_execution SET {named} FROM a"
+            f" WHERE execution_id = {of} AND seq = {given.add(seq, 'int')})"
+        )
+    return parts
 
 
 def _end(given: Arguments, step: Step, ended: ExecutionChange, row: ExecutionRow, ring_after: timedelta) -> list[str]:
@@ -129,6 +136,7 @@ def _end(given: Arguments, step: Step, ended: ExecutionChange, row: ExecutionRow
         f" WHERE h.user_id = {user} AND h.held IS NOT NULL AND (h.held = 'user' OR h.graph_id = {graph})"
         " ORDER BY h.priority DESC, h.created_at, h.id LIMIT 1)"
         " RETURNING execution.id, execution.lease_no, execution.priority)",
-        "d AS (INSERT INTO doorbell (graph_exec_id, kind, enqueue_no, taken, due_at, priority)"
-        " SELECT r.id, 'run', r.lease_no, false, m.now, r.priority FROM r, m RETURNING id)",
+        "d AS (INSERT INTO doorbell (graph_exec_id, kind, enqueue_no, taken, due_at, priority, rank)"
+        " SELECT r.id, 'run', r.lease_no, false, m.now, r.priority, 2 * r.priority + (r.lease_no > 0)::int FROM r, m"
+        " RETURNING id)",
     ]

@@ -220,6 +220,8 @@ node_output = Table(
     sqlite_with_rowid=False,
 )
 
+# `rank` is `Doorbell.rank`. Who takes looks at the first of each rank (`doorbell_next`), who waits for the next that is
+# due at all of them (`doorbell_due`).
 doorbell = Table(
     "doorbell",
     metadata,
@@ -230,8 +232,10 @@ doorbell = Table(
     Column("taken", Boolean, nullable=False),
     Column("due_at", Moment, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
+    Column("rank", Integer, nullable=False, server_default="0"),
 )
 Index("doorbell_due", doorbell.c.due_at)
+Index("doorbell_next", doorbell.c.rank, doorbell.c.due_at, doorbell.c.id)
 
 idempotency = Table(
     "idempotency",

@@ -7,7 +7,7 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from livetape.api.bodies import Health, Version
+from livetape.api.bodies import Health, Readiness, Version
 from livetape.api.deps import OptionsDep, ServicesDep, open_router
 from livetape.api.services import Services
 from livetape.api.watch import not_ready
@@ -23,11 +23,11 @@ async def root() -> Health:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", summary="Health")
-async def health(services: ServicesDep) -> Health:
+@router.get("/health", summary="Health", response_model_exclude_defaults=True)
+async def health(services: ServicesDep) -> Readiness:
     """Whether everything that the server needs is there (the seed's path; the same check as `/readyz`)."""
     await _require_ready(services)
-    return Health(status="healthy")
+    return Readiness(status="healthy", degraded=list(services.degraded()))
 
 
 @router.head("/livez", include_in_schema=False)
@@ -38,11 +38,11 @@ async def livez() -> Health:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", summary="Readiness")
-async def readyz(services: ServicesDep) -> Health:
+@router.get("/readyz", summary="Readiness", response_model_exclude_defaults=True)
+async def readyz(services: ServicesDep) -> Readiness:
     """Whether the server can serve; 503 names what is missing."""
     await _require_ready(services)
-    return Health(status="ready")
+    return Readiness(status="ready", degraded=list(services.degraded()))
 
 
 @router.get("/version", summary="Version")

@@ -10,7 +10,7 @@ from livetape.api.bodies import Name
 from livetape.api.control_models import PendingHumanReviewModel, ReviewRequest, ReviewResponse
 from livetape.api.deps import ReviewsDep, UserId, signed_in_router
 from livetape.api.models import MAX_VERSION
-from livetape.errors import ConflictError, NotFoundError
+from livetape.errors import ConflictError, LimitError, NotFoundError
 
 router = signed_in_router("/api/review", "review")
 
@@ -51,7 +51,7 @@ async def process_action(body: ReviewRequest, user_id: UserId, reviews: ReviewsD
                 is_edited="reviewed_data" in item.model_fields_set,
             )
             counts[item.approved] += 1
-        except (NotFoundError, ConflictError) as error:
+        except (NotFoundError, ConflictError, LimitError) as error:
             failed.append(f"{item.node_exec_id}: {error.message}")
     return ReviewResponse(
         approved_count=counts[True],

@@ -7,7 +7,6 @@ import importlib
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,6 +24,9 @@ from livetape.cli.workers import Lifeline, Workers
 if TYPE_CHECKING:
     from livetape.runtime.worker_port import WorkerPort
     from livetape.settings import Settings
+
+PREPARES_AFTER_S: Final = 3.0
+"""When the workers have started: they need the processor now."""
 
 _LIFELINE: Final = "LIVETAPE_WORKER_LIFELINE"
 """To a process of a worker: its number, what ties it to its parent, and the name of its leases."""
@@ -125,10 +127,11 @@ class _Supervisor:
         )
 
     def _listen(self, port: int, stack: ExitStack) -> WorkerPort:
+        from livetape.runtime.worker_folder import worker_folder
         from livetape.runtime.worker_port import WorkerPort
 
         host = self._settings.host
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="livetape-")))
+        self._folder = stack.enter_context(worker_folder())
         try:
             listening = WorkerPort(
                 host, port, self._folder, self._processes, namespace=self._settings.metrics_namespace
@@ -174,7 +177,7 @@ class _Supervisor:
 
     def _release_now(self, name: str) -> None:
         from livetape.errors import LivetapeError
-        from livetape.runtime.worker import release_leases
+        from livetape.runtime.release import release_leases
 
         try:
             released = asyncio.run(release_leases(self._settings, name, within_s=self._settings.engine.lease_seconds))
@@ -186,12 +189,14 @@ class _Supervisor:
 
     def _serve(self) -> None:
         self._show()
-        threading.Thread(target=self._prepare, daemon=True).start()
+        prepares = threading.Timer(PREPARES_AFTER_S, self._prepare)
+        prepares.daemon = True
+        prepares.start()
 
     @staticmethod
     def _prepare() -> None:
         """Load what a release needs: when a worker is gone, that would take longer than the release itself."""
-        for name in ("livetape.runtime.worker", "livetape.adapters.sql.postgres.upgrade"):
+        for name in ("livetape.runtime.release", "livetape.adapters.sql.postgres.upgrade"):
             with suppress(ImportError):
                 importlib.import_module(name)
 

@@ -1,13 +1,15 @@
 """One HTTP request for a graph: only to public addresses, within limits of size, time and redirects.
 
 Names are resolved here, every address is checked, and the connection goes to the address that was checked: a name
-that means something else a moment later changes nothing. Each redirect begins anew. Proxies of the environment are
-not used, since they would resolve names themselves.
+that means something else a moment later changes nothing. Each redirect begins anew, and to another origin (scheme,
+host or port) only harmless headers go along. Proxies of the environment are not used, since they would resolve names
+themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import socket
 import ssl
 import zlib
@@ -38,7 +40,38 @@ OWN_HEADERS: Final = frozenset(
         "expect",
     }
 )
-SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+CHARSETS: Final = (
+    "utf-8",
+    "utf-16",
+    "utf-32",
+    "ascii",
+    "iso8859",
+    "iso2022",
+    "cp",
+    "koi8",
+    "kz1048",
+    "gb",
+    "big5",
+    "euc_",
+    "shift_ji",
+    "mac-",
+    "tis-620",
+    "johab",
+    "hz",
+)
+# What is no secret, whoever gets it: all that a redirect takes along to another origin. A key may be in any other.
+HARMLESS_HEADERS: Final = frozenset(
+    {
+        "accept",
+        "accept-language",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "idempotency-key",  # a request that moved may be sent twice as one that did not
+        "range",
+        "user-agent",
+    }
+)
 
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -55,12 +88,9 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body in its charset, else UTF-8; what does not fit is replaced."""
+        """The body in its charset, if that is one of texts, else UTF-8; what does not fit is replaced."""
         charset = httpx2.Response(200, headers=dict(self.headers)).charset_encoding or "utf-8"
-        try:
-            return self.body.decode(charset, "replace")
-        except LookupError:
-            return self.body.decode(errors="replace")
+        return self.body.decode(_charset(charset), "replace")
 
 
 class HttpFetcher:
@@ -83,6 +113,8 @@ class HttpFetcher:
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
     ) -> Answer:
         """The answer, whatever its status. `body` is given to the client as `content`, `json`, `data` or `files`.
+
+        A redirect to another origin gets of `headers` only those of HARMLESS_HEADERS; with 307 and 308 it gets `body`.
 
         Raises:
             BlockExecutionError: it may not be reached, cannot be reached, or breaks a limit.
@@ -122,7 +154,7 @@ class HttpFetcher:
                 await response.aclose()
             before, url = url, _parsed(str(url.join(target)))
             if (before.scheme, before.host, before.port) != (url.scheme, url.host, url.port):
-                headers = {name: value for name, value in headers.items() if name not in SECRET_HEADERS}
+                headers = {name: value for name, value in headers.items() if name in HARMLESS_HEADERS}
             if response.status_code == 303 or (response.status_code in {301, 302} and method == "POST"):
                 method, body = ("HEAD" if method == "HEAD" else "GET"), {}
                 headers = {name: value for name, value in headers.items() if not name.startswith("content-")}
@@ -174,6 +206,15 @@ async def system_addresses(host: str, port: int) -> Sequence[str]:
     """The addresses of a host, as this machine resolves it."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def _charset(name: str) -> str:
+    """This charset if texts are written in it, else UTF-8. Python knows some that take hours, or do something else."""
+    try:
+        known = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        return "utf-8"
+    return known if known.startswith(CHARSETS) else "utf-8"
 
 
 def _parsed(url: str) -> httpx2.URL:

@@ -59,11 +59,15 @@ class SendWebRequestBlock(Block[SendWebRequestInput]):
     dictionary is sent as a form. `files` are names below the files folder, sent as a multipart form.
 
     Only public addresses, and those that the setting `requests.allow` names. The request carries the header
-    `Idempotency-Key`, the same each time it is sent again for this node execution.
+    `Idempotency-Key`, the same each time it is sent again for this node execution. A redirect to another origin
+    (scheme, host or port) takes only harmless headers along (see `HARMLESS_HEADERS`): not those with keys, whatever
+    their name.
     """
 
     id = "6595ae1f-b924-42cb-9a41-551a0611c4b4"
-    description = "Sends an HTTP request and gives the answer."
+    description = (
+        "Sends an HTTP request and gives the answer. A redirect to another origin takes only harmless headers along."
+    )
     categories = (BlockCategory.OUTPUT,)
     Input = SendWebRequestInput
     Output = SendWebRequestOutput

@@ -124,8 +124,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_limit()
         self._stop_watching()
         self._end_body()
-        is_ours = isinstance(self.ws_protocol_class, type) and issubclass(self.ws_protocol_class, GatewayProtocol)
-        if not (is_ours and Upgrade.begin(self)):
+        protocol = self.ws_protocol_class
+        is_begun = False
+        if isinstance(protocol, type) and issubclass(protocol, GatewayProtocol):
+            is_begun = Upgrade.begin(self, protocol.ways)
+        if not is_begun:
             super().handle_websocket_upgrade()
         # They refer to each other: do not leave it to the garbage collector.
         self.parser = cast("Any", None)

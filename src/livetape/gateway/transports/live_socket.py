@@ -50,6 +50,16 @@ class Handshake(Protocol):
         """Answer the client, and call `socket.connected` when it has."""
 
 
+class Ways(Protocol):
+    """Who may send past a transport (`Sender`), and so must know when there is none any more."""
+
+    def open(self, transport: asyncio.Transport) -> Callable[[bytes], object]:
+        """What everything that is written to the transport goes through from here on."""
+
+    def cut(self, writer: Callable[[bytes], object]) -> None:
+        """It is used no more when this returns: its descriptor is about to be somebody else's."""
+
+
 class Phase(IntEnum):
     """How far a socket is."""
 
@@ -100,10 +110,19 @@ class LiveSocket(asyncio.Protocol, Transport):
         "_spent",
         "_timer",
         "_transport",
+        "_ways",
         "_write",
+        "_writer",
     )
 
-    def __init__(self, handshake: Handshake, loop: asyncio.AbstractEventLoop, *, max_size: int | None) -> None:
+    def __init__(
+        self,
+        handshake: Handshake,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_size: int | None,
+        ways: Ways | None = None,
+    ) -> None:
         self._handshake: Handshake | None = handshake
         self._loop = loop
         self._max_size = max_size
@@ -118,7 +137,9 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         # outwards
-        self._write: Callable[[bytes], None] = _ignore
+        self._write: Callable[[bytes], object] = _ignore
+        self._ways = ways
+        self._writer: Callable[[bytes], object] = _ignore
         self._held: list[bytes] | None = None  # what is sent while the transport takes no more
         self._congested = False
         self._pings = 0
@@ -161,7 +182,7 @@ class LiveSocket(asyncio.Protocol, Transport):
         self._transport = transport
         self._connections = connections
         self._phase = Phase.OPEN
-        self._write = transport.write
+        self._writer = self._write = transport.write if self._ways is None else self._ways.open(transport)
         self._heard_at = self._loop.time()
         if early:
             self._feed(early)
@@ -197,9 +218,9 @@ class LiveSocket(asyncio.Protocol, Transport):
 
     @property
     def writer(self) -> Callable[[bytes], object] | None:
-        if self._phase is not Phase.OPEN or self._congested or self._transport is None:
+        if self._phase is not Phase.OPEN or self._congested:
             return None
-        return self._transport.write
+        return self._writer
 
     def ping(self) -> None:
         if self._phase is Phase.OPEN:
@@ -263,6 +284,10 @@ class LiveSocket(asyncio.Protocol, Transport):
             self._end_within(GOODBYE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # First of all: the event loop closes the descriptor when this returns.
+        if self._ways is not None:
+            self._ways.cut(self._writer)
+        self._writer = _ignore
         self._phase = Phase.LOST
         self._connections.discard(self)
         self._write = _ignore
@@ -287,14 +312,13 @@ class LiveSocket(asyncio.Protocol, Transport):
     def resume_writing(self) -> None:
         if self._phase is not Phase.OPEN or self._held is None:
             return
-        assert self._transport is not None
         held, self._held = self._held, None
-        self._write = self._transport.write
+        self._write = self._writer
         if self._late_pong is not None:
             held.append(self._late_pong)
             self._late_pong = None
         if held:
-            self._transport.write(b"".join(held))
+            self._writer(b"".join(held))
         if not self._is_behind():  # the write may have filled the transport again
             self._congested = False
             if self._begun and self._receiver is not None:
@@ -303,11 +327,10 @@ class LiveSocket(asyncio.Protocol, Transport):
     # ---- outwards --------------------------------------------------------------------------------------------------
 
     def _say_last(self, frame: bytes, *, drop: bool) -> None:
-        assert self._transport is not None
         self._close_straight_way()
         held, self._held = self._held, None
         self._write = _ignore
-        self._transport.write(frame if drop or not held else b"".join((*held, frame)))
+        self._writer(frame if drop or not held else b"".join((*held, frame)))
 
     def _close_straight_way(self) -> None:
         """Nothing may leave any more but what is written here."""

@@ -26,7 +26,7 @@ from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_pat
 from livetape.auth import ConnectionFacts
 from livetape.gateway.transport import EXTENSION, TransportClosedError
 from livetape.gateway.transports.facts import facts_of
-from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket
+from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket, Ways
 from livetape.gateway.transports.uvicorn import MAX_EARLY_BYTES, SUBPROTOCOL, GatewayProtocol
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def accept_of(headers: Headers, *, compression: bool) -> bytes | None:
 class Upgrade(asyncio.Protocol):
     """The `Handshake` of a `LiveSocket`, and the protocol of its connection until it is over."""
 
-    def __init__(self, http: HttpToolsProtocol, accept: bytes) -> None:
+    def __init__(self, http: HttpToolsProtocol, accept: bytes, ways: Ways | None) -> None:
         self._http = http
         self._accept = accept
         self._transport = http.transport
@@ -91,11 +91,11 @@ class Upgrade(asyncio.Protocol):
         self._usual: GatewayProtocol | None = None
         self._over: asyncio.Future[None] | None = None
         self._scope = _scope_of(http)
-        self._socket = LiveSocket(self, http.loop, max_size=http.config.ws_max_size)
+        self._socket = LiveSocket(self, http.loop, max_size=http.config.ws_max_size, ways=ways)
         self._scope["extensions"][EXTENSION] = self._socket
 
     @classmethod
-    def begin(cls, http: HttpToolsProtocol) -> bool:
+    def begin(cls, http: HttpToolsProtocol, ways: Ways | None = None) -> bool:
         """Take over from the HTTP protocol. False, and nothing has happened, when the request is not plain."""
         scope = http.scope
         if scope["method"] != "GET" or scope["http_version"] != "1.1" or len(http.url) > MAX_LINE_BYTES:
@@ -103,7 +103,7 @@ class Upgrade(asyncio.Protocol):
         accept = accept_of(http.headers, compression=bool(http.config.ws_per_message_deflate))
         if accept is None or not http.url.isascii():
             return False
-        upgrade = cls(http, accept)
+        upgrade = cls(http, accept, ways)
         connections = cast("set[object]", http.connections)
         connections.discard(http)
         connections.add(upgrade)

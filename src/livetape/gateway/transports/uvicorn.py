@@ -22,7 +22,7 @@ from livetape.auth import ConnectionFacts
 from livetape.gateway.transport import TransportClosedError
 from livetape.gateway.transports.compressed_socket import CompressedSocket
 from livetape.gateway.transports.facts import facts_of
-from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket
+from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket, Ways
 
 EXTENSION: Final = "livetape.transport"
 SUBPROTOCOL: Final = "livetape.v1"
@@ -32,7 +32,9 @@ MAX_EARLY_BYTES: Final = 64 * 1024
 
 
 class GatewayProtocol(WebSocketsSansIOProtocol):
-    """Give it to uvicorn as `ws=`."""
+    """Give it to uvicorn as `ws=`, or what `gateway_protocol` makes of it."""
+
+    ways: Ways | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -121,7 +123,7 @@ class GatewayProtocol(WebSocketsSansIOProtocol):
         max_size = self.config.ws_max_size
         if self.conn.extensions:
             return CompressedSocket(self, self.loop, self.conn, max_size=max_size)
-        return LiveSocket(self, self.loop, max_size=max_size)
+        return LiveSocket(self, self.loop, max_size=max_size, ways=self.ways)
 
     def _refuse_head(self) -> None:
         """The base does not answer a request that its parser finds too long or broken, and keeps the connection."""
@@ -130,6 +132,11 @@ class GatewayProtocol(WebSocketsSansIOProtocol):
         answer = b"".join(self.conn.data_to_send())
         self.transport.write(answer or b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         self.transport.close()
+
+
+def gateway_protocol(ways: Ways | None) -> type[GatewayProtocol]:
+    """The protocol with a sender that may send past its transports."""
+    return type("GatewayProtocol", (GatewayProtocol,), {"ways": ways})
 
 
 class _Handed(asyncio.Transport):

@@ -192,6 +192,15 @@ class QueueSuite:
         rest = await self._take_all(queue, 3)
         assert {delivery.doorbell.graph_exec_id for delivery in rest} == {"e0", "e1", "e2"}
 
+    async def test_what_has_begun_goes_before_what_is_new(self, queue: Queue) -> None:
+        for n in range(3):
+            await queue.put(Doorbell(f"e{n}"))
+        await queue.put(Doorbell("begun", enqueue_no=1))
+        (first,) = await self._take(queue, 1)
+        assert first.doorbell == Doorbell("begun", enqueue_no=1)
+        rest = await self._take_all(queue, 3)
+        assert {delivery.doorbell.graph_exec_id for delivery in rest} == {"e0", "e1", "e2"}
+
     async def test_what_was_refused_is_as_urgent_as_before(self, queue: Queue) -> None:
         await queue.put(Doorbell("urgent", priority=1))
         (delivery,) = await self._take(queue, 1)

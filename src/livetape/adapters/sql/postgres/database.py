@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from livetape.adapters.sql.database import Database
 from livetape.adapters.sql.postgres.connect import make_engine, session_settings
 from livetape.adapters.sql.postgres.direct import Direct
-from livetape.adapters.sql.postgres.failures import READ_ONLY, Fate, fate_of, state_of
+from livetape.adapters.sql.postgres.failures import Fate, fate_of
 from livetape.adapters.sql.postgres.lane import Lane
 from livetape.adapters.sql.single import Single
 from livetape.clock import Clock
 from livetape.errors import ClosedError, CommitUnknownError, LockTimeoutError, StoreError, StoreUnavailableError
-from livetape.observability import get_logger
+from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -74,7 +74,15 @@ class PostgresDatabase(Database):
     connection lost at the commit is CommitUnknownError. `clock` takes the place of the server's, for tests.
     """
 
-    def __init__(self, url: str, *, options: PostgresOptions | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: PostgresOptions | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(metrics)
         self._options = options or PostgresOptions()
         self._clock = clock
         self._engine = make_engine(url, self._options)
@@ -95,22 +103,29 @@ class PostgresDatabase(Database):
 
     async def write(self, unit: Callable[[Connection], T], *, brief: bool = False, read_committed: bool = False) -> T:
         engine = self._statements if read_committed else self._snapshots
-        return await self._through(self._repeated(lambda: self._transaction(engine, unit)))
+        with self.timed("write"):
+            return await self._through(self._repeated(lambda: self._transaction(engine, unit)))
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
-        return await self._through(self._repeated(lambda: self._transaction(self._reads, unit, reads=True)))
+        with self.timed("read"):
+            return await self._through(self._repeated(lambda: self._transaction(self._reads, unit, reads=True)))
 
     @property
     def single(self) -> Single:
         return self
 
     async def fetch(self, sql: str, arguments: Sequence[Any], *, reads: bool = False) -> list[Any]:
-        return await self._through(self._repeated(lambda: self._direct.fetch(sql, arguments, reads=reads)))
+        with self.timed("single"):
+            return await self._through(self._repeated(lambda: self._direct.fetch(sql, arguments, reads=reads)))
 
     def moment(self) -> datetime | None:
         return None if self._clock is None else self._clock.now()
 
     async def locked_write(self, key: str, unit: Callable[[Connection], T], *, within_s: float = 30.0) -> T:
+        with self.timed("locked"):
+            return await self._written_alone(key, unit, within_s)
+
+    async def _written_alone(self, key: str, unit: Callable[[Connection], T], within_s: float) -> T:
         deadline = time.monotonic() + within_s
         # Of this process one waits at the server, so that waiting takes no more than one connection.
         lock = self._locks.setdefault(key, asyncio.Lock())
@@ -129,7 +144,8 @@ class PostgresDatabase(Database):
             snapshots = engine.execution_options(**_SNAPSHOT)
             return await self._repeated(lambda: self._transaction(snapshots, unit))
 
-        return self._lane.run(run, self._options.urgent_s)
+        with self.timed("urgent"):
+            return self._lane.run(run, self._options.urgent_s)
 
     def now(self, db: Connection) -> datetime:
         if self._clock is not None:
@@ -264,8 +280,8 @@ async def _bounded(connection: AsyncConnection, limit_s: float, work: Callable[[
         with suppress(SQLAlchemyError, OSError):
             await connection.invalidate()
         raise
-    except SQLAlchemyError as error:
-        if state_of(error) == READ_ONLY:  # the next connection may lead to a server that takes writes
+    except Exception as error:
+        if fate_of(error) is Fate.AWAY:  # the next connection may lead to a server that is there, or takes writes
             with suppress(SQLAlchemyError, OSError):
                 await connection.invalidate()
         raise

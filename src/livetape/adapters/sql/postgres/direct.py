@@ -22,6 +22,10 @@ _BY_KEY: Final = {
 }
 
 
+_NOT_BEGUN: Final = "cannot switch to state"
+"""So the driver refuses a statement while it still hears the end of another, or of the session."""
+
+
 class Direct:
     """At most `size` connections, made when they are needed, the one used last first. For one event loop.
 
@@ -41,7 +45,7 @@ class Direct:
 
         Raises:
             CommitUnknownError: it was sent, and nobody knows what became of it.
-            OSError, TimeoutError, asyncpg.PostgresError: it was not committed.
+            OSError, TimeoutError, or an error of asyncpg: it was not committed.
         """
         async with self._room:
             connection = await self._open()
@@ -73,7 +77,9 @@ class Direct:
         """Whoever uses one finishes first. Idempotent."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(
+                OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+            ):
                 await connection.close()
 
 
@@ -87,5 +93,7 @@ def _refused(error: Exception) -> bool:
 def _unsent(error: Exception) -> bool:
     """Whether it was not committed although the connection is of no use any more."""
     if isinstance(error, asyncpg.InterfaceError | ValueError | TypeError):  # the driver did not send it
+        return True
+    if isinstance(error, asyncpg.InternalClientError) and _NOT_BEGUN in str(error):
         return True
     return state_of(error) == READ_ONLY  # the next connection may lead to a server that takes writes

@@ -79,5 +79,9 @@ def _is_of_the_way(error: BaseException | None) -> bool:
             return True
         if isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresConnectionError) and "clos" in str(error).lower():
             return True
+        # The driver lost count of what the server says. So it does in the moment between the server's word that it
+        # ends the session and the end itself.
+        if isinstance(error, asyncpg.InternalClientError):
+            return True
         error = error.__cause__
     return False

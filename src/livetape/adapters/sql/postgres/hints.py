@@ -9,7 +9,7 @@ from livetape.adapters.sql.notices import CANCEL, notify
 from livetape.adapters.sql.postgres.notices import Notices
 from livetape.engine.cancel_hints import CancelHints, Heard, tell
 from livetape.errors import ClosedError, StoreError
-from livetape.observability import get_logger
+from livetape.observability import Metrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -17,8 +17,9 @@ logger = get_logger(__name__)
 class PostgresCancelHints(CancelHints):
     """Sent through the pool, heard by the connection for notices, which whoever made it runs."""
 
-    def __init__(self, database: Database, notices: Notices) -> None:
+    def __init__(self, database: Database, notices: Notices, *, metrics: Metrics | None = None) -> None:
         self._database = database
+        self._metrics = metrics
         self._notices = notices
         self._sending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -37,7 +38,7 @@ class PostgresCancelHints(CancelHints):
             logger.debug("a hint is lost: %s", error)
 
     async def listen(self, heard: Heard, ready: asyncio.Event) -> None:
-        end = self._notices.hear(CANCEL, lambda graph_exec_id: tell(heard, graph_exec_id))
+        end = self._notices.hear(CANCEL, lambda graph_exec_id: tell(heard, graph_exec_id, self._metrics))
         try:
             await self._notices.ready.wait()
             ready.set()

@@ -18,7 +18,7 @@ ALIVE_S: Final = 5.0
 """The connection is asked so often whether it still is one, and has so long to answer."""
 
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0)
-_GONE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_GONE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Notices:
