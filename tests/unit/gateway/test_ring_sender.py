@@ -173,9 +173,23 @@ def test_who_is_not_known_gets_its_frames_by_its_writer(site: Site, give: Give) 
     site.sender.cut(cut_writer)
     strange: list[bytes] = []
     assert give(site.sender, [*writers, secret_writer, cut_writer, strange.append], b"frame") == 0
-    assert [(link.written, link.heard) for link in (secret, cut)] == [(b"frame", b"")] * 2
+    assert (secret.written, secret.heard) == (b"frame", b"")
+    assert (cut.written, cut.heard) == (b"", b""), "it is about to be somebody else's"
     assert strange == [b"frame"]
     assert [link.heard + link.written for link in links] == [b"frame"] * FEWEST
+
+
+@by_any
+def test_one_that_does_not_read_makes_nobody_else_wait(site: Site, give: Give) -> None:
+    links, writers = site.links(2 * FEWEST)
+    writers[3](b"much")
+    assert give(site.sender, writers, b"frame") == 0
+    assert (links[3].written, links[3].heard) == (b"muchframe", b"")
+    others = [link for link in links if link is not links[3]]
+    assert [(link.written, link.heard) for link in others] == [(b"", b"frame")] * len(others)
+    links[3].written = b""
+    assert give(site.sender, writers, b"frame") == 0
+    assert [(link.written, link.heard) for link in links] == [(b"", b"frame")] * len(links)
 
 
 def test_a_writer_that_stands_there_twice_gets_both_in_order(site: Site) -> None:
@@ -200,7 +214,7 @@ def test_a_row_is_known_until_one_of_it_is_cut_and_its_descriptor_somebody_elses
     site.sender.open(cast("asyncio.Transport", new))
     assert site.sender.send_row(row, 0, 10, b"b") == 0
     assert site.sender.send_row(row, 10, 20, b"b") == 0
-    assert (lost.written, lost.heard) == (b"b", b"aa")
+    assert (lost.written, lost.heard) == (b"", b"aa")
     assert (new.written, new.heard) == (b"", b"")
     assert [link.heard + link.written for link in links if link is not lost] == [b"aab"] * 19
 
@@ -270,10 +284,11 @@ def test_who_is_gone_ends_nothing_for_those_who_took_a_part(
     links, writers = site.links(9)
     site.sender.cut(writers[2])
     links[2].closing, links[2].failure = True, RuntimeError("it is closed")
-    site.kernel.send = only({links[place].here.fileno(): 2 for place in (0, 5, 8)})
+    links[3].closing, links[3].failure = True, RuntimeError("it is closed")  # and nobody was told
+    site.kernel.send = only({links[place].here.fileno(): 2 for place in (0, 5, 8)} | {links[3].here.fileno(): -9})
     with caplog.at_level(logging.CRITICAL):
         assert give(site.sender, writers, b"frame") == 1
-    assert [link.heard + link.written for link in links] == [b"frame"] * 2 + [b""] + [b"frame"] * 6
+    assert [link.heard + link.written for link in links] == [b"frame"] * 2 + [b""] * 2 + [b"frame"] * 5
     assert [link.limits for link in links] == [(1, 4)] * 9
 
 

@@ -57,7 +57,7 @@ class Ways(Protocol):
         """What everything that is written to the transport goes through from here on."""
 
     def cut(self, writer: Callable[[bytes], object]) -> None:
-        """It is used no more when this returns: its descriptor is about to be somebody else's."""
+        """It does nothing more when this returns: its descriptor is about to be somebody else's. Idempotent."""
 
 
 class Phase(IntEnum):
@@ -334,6 +334,9 @@ class LiveSocket(asyncio.Protocol, Transport):
 
     def _close_straight_way(self) -> None:
         """Nothing may leave any more but what is written here."""
+        if self._ways is not None and self._transport is not None:
+            self._ways.cut(self._writer)
+            self._writer = self._transport.write
         if not self._congested:
             self._congested = True
             if self._begun and self._receiver is not None:

@@ -36,7 +36,7 @@ class _Way:
         self.transport = transport
         self.name = name
         self.entry = Ring.entry(descriptor, name)
-        self._write = transport.write
+        self._write: Callable[[bytes], object] = transport.write
         self._busy = busy
         self.waiting: Callable[[], int] = transport.get_write_buffer_size
         """How many bytes wait in the transport: what is sent past it must not overtake them."""
@@ -47,6 +47,13 @@ class _Way:
     def __call__(self, data: bytes) -> None:
         self._busy.add(self)
         self._write(data)
+
+    def cut(self) -> None:
+        """It takes nothing more, whoever may still hold it: its descriptor is about to be another client's."""
+        self.entry = Ring.nothing(self.name)
+        self._write = _ignore
+        self._busy.discard(self)
+        self._busy = set()
 
 
 class _Prepared(NamedTuple):
@@ -87,9 +94,7 @@ class RingSender(Sender, Ways):
 
     def cut(self, writer: Writer) -> None:
         if isinstance(writer, _Way):
-            # Its descriptor is another client's as soon as it was closed, and somebody may still hold the way.
-            writer.entry = Ring.nothing(writer.name)
-            self._busy.discard(writer)
+            writer.cut()
             self._cuts += 1
 
     # ---- Sender ----------------------------------------------------------------------------------------------------
@@ -125,8 +130,10 @@ class RingSender(Sender, Ways):
             failed = self.send_each(writers[:half], frames[:half])
             return failed + [half + place for place in self.send_each(writers[half:], frames[half:])]
         entries = None if self._is_busy(writers) else _entries_of(writers)
-        # A part of a frame might be taken, and then another frame of the same socket.
-        if entries is None or len(set(entries)) < len(writers):
+        if entries is None:
+            return self._send_each_apart(writers, frames)
+        if len(set(entries)) < len(writers):
+            # A part of a frame might be taken, and then another frame of the same socket.
             return self._plain.send_each(writers, frames)
         try:
             results = ring.send_each(b"".join(entries), frames, lengths)
@@ -140,10 +147,12 @@ class RingSender(Sender, Ways):
     def _is_busy(self, writers: Sequence[Writer]) -> bool:
         """Whether something may wait in the transport of one of them."""
         busy = self._busy
-        if not busy:
+        if not busy or busy.isdisjoint(writers):
             return False
-        busy.difference_update([way for way in busy if not way.waiting()])
-        return bool(busy) and not busy.isdisjoint(writers)
+        some = busy.intersection(writers)  # of the others there may be many, who have stopped to read
+        waiting = {way for way in some if way.waiting()}
+        busy -= some - waiting
+        return bool(waiting)
 
     def _send(self, ring: Ring, writers: Sequence[Writer], entries: bytes, frame: bytes) -> int:
         try:
@@ -166,6 +175,16 @@ class RingSender(Sender, Ways):
         else:
             failed = self._send(ring, free, b"".join(entries), frame)
         return failed + self._plain.send_all(others, frame)
+
+    def _send_each_apart(self, writers: Sequence[Writer], frames: Sequence[bytes]) -> list[int]:
+        is_free = [isinstance(writer, _Way) and writer not in self._busy for writer in writers]
+        failed: list[int] = []
+        # The free ones first, as above.
+        for send, wanted in ((self.send_each, True), (self._plain.send_each, False)):
+            places = [place for place, free in enumerate(is_free) if free is wanted]
+            some = send([writers[place] for place in places], [frames[place] for place in places])
+            failed += [places[index] for index in some]
+        return failed
 
     def _send_rest(self, writers: Sequence[Writer], frames: Sequence[bytes], results: list[int]) -> list[int]:
         """What was not taken goes to the transports, which find out why. Returns the places of those that failed."""
@@ -202,6 +221,10 @@ def _entries_of(writers: Sequence[Writer]) -> list[bytes] | None:
         return [way.entry for way in cast("Sequence[_Way]", writers)]
     except AttributeError:
         return None
+
+
+def _ignore(data: bytes) -> None:
+    """Where writes of a socket go that is gone."""
 
 
 def _waiting(transport: asyncio.Transport) -> int:
