@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,14 @@ class PostgresServer:
 
     def kill(self) -> None:
         """As a power cut for all of its processes: SIGKILL."""
-        assert self._process is not None
-        for pid in [*self._sessions(), self.pid]:
+        self._signal(signal.SIGSTOP)  # else it might start another one meanwhile
+        self._until(lambda: _state(self.pid) in "TZX", "the server to stand still")
+        sessions = self._sessions()
+        for pid in [*sessions, self.pid]:
             _send(pid, signal.SIGKILL)
         self._ended()
+        # As long as one of them lives, the memory that they share is in use and no other server starts.
+        self._until(lambda: all(_state(pid) in "ZX" for pid in sessions), "its sessions to end")
 
     def pause(self) -> None:
         """It keeps its connections and answers nothing, until `resume`."""
@@ -173,6 +177,12 @@ class PostgresServer:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
+    def _until(self, holds: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline, f"waited for {what}"
+            time.sleep(0.002)
+
     def _signal(self, number: signal.Signals) -> None:
         _send(self.pid, number)
 
@@ -183,6 +193,14 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _state(pid: int) -> str:
+    """The letter that `ps` shows; `X` of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _send(pid: int, number: signal.Signals) -> None:
