@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from livetape.gateway.transports.http import http_protocol
-from livetape.gateway.transports.live_socket import Ways
 from livetape.gateway.transports.uvicorn import gateway_protocol
+from livetape.gateway.transports.ways import Ways
 from livetape.settings import Settings
 
 BACKLOG: Final = 16_384

@@ -19,6 +19,7 @@ from livetape.gateway.frames import close_frame, close_payload, ping_frame, pong
 from livetape.gateway.messages import Push
 from livetape.gateway.transport import LEAVING_CODES, Receiver, Transport
 from livetape.gateway.transports.inbound import Inbound, sole_frame
+from livetape.gateway.transports.ways import Ways
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """So much may wait for the client to read before `Receiver.congested`."""
@@ -48,16 +49,6 @@ class Handshake(Protocol):
 
     async def accept(self, socket: LiveSocket) -> None:
         """Answer the client, and call `socket.connected` when it has."""
-
-
-class Ways(Protocol):
-    """Who may send past a transport (`Sender`), and so must know when there is none any more."""
-
-    def open(self, transport: asyncio.Transport) -> Callable[[bytes], object]:
-        """What everything that is written to the transport goes through from here on."""
-
-    def cut(self, writer: Callable[[bytes], object]) -> None:
-        """It does nothing more when this returns: its descriptor is about to be somebody else's. Idempotent."""
 
 
 class Phase(IntEnum):

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple, cast
 
 from livetape.gateway.member import Writer
 from livetape.gateway.sender import PlainSender, Row, Sender
-from livetape.gateway.transports.live_socket import Ways
 from livetape.gateway.transports.ring import ENTRY_BYTES, MAX_BYTES, Ring, RingError
+from livetape.gateway.transports.ways import Ways
 from livetape.observability import get_logger
 
 logger = get_logger(__name__)

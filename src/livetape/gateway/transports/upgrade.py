@@ -26,8 +26,9 @@ from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_pat
 from livetape.auth import ConnectionFacts
 from livetape.gateway.transport import EXTENSION, TransportClosedError
 from livetape.gateway.transports.facts import facts_of
-from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket, Ways
+from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket
 from livetape.gateway.transports.uvicorn import MAX_EARLY_BYTES, SUBPROTOCOL, GatewayProtocol
+from livetape.gateway.transports.ways import Ways
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol

@@ -22,7 +22,8 @@ from livetape.auth import ConnectionFacts
 from livetape.gateway.transport import TransportClosedError
 from livetape.gateway.transports.compressed_socket import CompressedSocket
 from livetape.gateway.transports.facts import facts_of
-from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket, Ways
+from livetape.gateway.transports.live_socket import GOODBYE_SECONDS, LiveSocket
+from livetape.gateway.transports.ways import Ways
 
 EXTENSION: Final = "livetape.transport"
 SUBPROTOCOL: Final = "livetape.v1"
