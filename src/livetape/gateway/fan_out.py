@@ -421,8 +421,10 @@ class FanOut:
     def _write(self, push: Push, row: Row, begin: int, end: int) -> None:
         """The hot path."""
         self._handing = True
-        self._tally.refused += self._sender.send_row(row, begin, end, push.frame)
-        self._handing = False
+        try:
+            self._tally.refused += self._sender.send_row(row, begin, end, push.frame)
+        finally:  # a sender that breaks must not hold up what comes after
+            self._handing = False
         self._tally.delivered += (end - begin) * push.count
         self._tally.delivered_bytes += (end - begin) * push.size
 

@@ -14,6 +14,7 @@ from livetape.gateway.fan_out import MAX_WAITING_BYTES, FanOut, Group, Tally
 from livetape.gateway.forms import LinesForm
 from livetape.gateway.member import Member, Writer
 from livetape.gateway.messages import Push
+from livetape.gateway.sender import PlainSender, Row
 
 AT = [("e", offset) for offset in range(100)]
 WIDE = 3
@@ -333,3 +334,25 @@ def test_whatever_happens_everybody_has_all_that_came_while_it_was_there_in_orde
         assert watcher.got == wanted[watcher]
     for watcher, expected in wanted.items():
         assert watcher.got == expected, "nothing after it left, either"
+
+
+class Breaking(PlainSender):
+    """Fails as a whole, once."""
+
+    def __init__(self) -> None:
+        self.broken = True
+
+    def send_row(self, row: Row, begin: int, end: int, frame: bytes) -> int:
+        if self.broken:
+            self.broken = False
+            raise MemoryError
+        return super().send_row(row, begin, end, frame)
+
+
+def test_a_sender_that_breaks_once_holds_up_nothing_that_follows() -> None:
+    watcher = Watcher().straight()
+    fan_out, group = FanOut(Tally(), sender=Breaking()), group_of(watcher)
+    with pytest.raises(MemoryError):
+        fan_out.put(group, Push(b"lost"), AT[0])
+    fan_out.put(group, Push(b"next"), AT[1])
+    assert watcher.got == [b"next"]

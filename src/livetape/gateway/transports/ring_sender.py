@@ -100,13 +100,7 @@ class RingSender(Sender, Ways):
     # ---- Sender ----------------------------------------------------------------------------------------------------
 
     def send_all(self, writers: Sequence[Writer], frame: bytes) -> int:
-        ring = self._ring
-        if ring is None or len(writers) < FEWEST or len(frame) > MAX_FRAME:
-            return self._plain.send_all(writers, frame)
-        entries = None if self._is_busy(writers) else _entries_of(writers)
-        if entries is None:
-            return self._send_apart(ring, writers, frame)
-        return self._send(ring, writers, b"".join(entries), frame)
+        return self.send_row(Row(writers), 0, len(writers), frame)
 
     def send_row(self, row: Row, begin: int, end: int, frame: bytes) -> int:
         ring, prepared = self._ring, row.prepared
