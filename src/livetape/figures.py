@@ -112,7 +112,7 @@ PARTS: Final = (
             _counter(
                 "internal_errors_total",
                 "Errors that nobody foresaw and that ended nothing, by where: `rabbitmq`, `forwarder`, `hints`, "
-                "`leases`, `sweep`, `commands`, `control`, `bus`, `blobs`.",
+                "`leases`, `sweep`, `commands`, `control`, `bus`, `blobs`, `ring`.",
                 "part",
             ),
             _counter("engine_commands_total", "Stops that came over the bus: `accepted`, or why not.", "outcome"),

@@ -71,7 +71,7 @@ def open_sockets(
         longest_token_seconds=settings.gateway.longest_token_seconds,
         metrics=metrics,
     )
-    sender = open_sender() if settings.gateway.io_uring else None
+    sender = open_sender(metrics) if settings.gateway.io_uring else None
     gateway = Gateway(
         options,
         bus,

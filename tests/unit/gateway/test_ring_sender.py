@@ -26,6 +26,7 @@ from livetape.runtime.sockets import open_sockets
 from livetape.settings import GatewaySettings, Settings
 from livetape.testing.fakes import FakeLog, ManualClock
 from rings import ENTER, SETUP, Kernel, read_all
+from unit.gateway.rig import Counts
 
 
 class Link:
@@ -84,7 +85,8 @@ class Site:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self.kernel = Kernel()
-        self.sender = RingSender(self.kernel.ring(64))
+        self.counts = Counts()
+        self.sender = RingSender(self.kernel.ring(64), self.counts)
         self.kernel.given.clear()
 
     def link(self, **options: bool) -> tuple[Link, Writer]:
@@ -348,6 +350,7 @@ def test_a_ring_that_breaks_cuts_off_whom_it_was_to_send_to(
     site.kernel.dumb = True
     with caplog.at_level(logging.CRITICAL):
         assert give(site.sender, writers, b"frame") == 0
+    assert site.counts.values == {"internal_errors_total,ring": 1}
     assert [link.aborted for link in links] == [True] * 8
     assert [link.written for link in links] == [b""] * 8
     assert [link.aborted for link in others] == [False] * 8

@@ -13,7 +13,7 @@ from livetape.gateway.member import Writer
 from livetape.gateway.sender import PlainSender, Row, Sender
 from livetape.gateway.transports.ring import ENTRY_BYTES, MAX_BYTES, Ring, RingError
 from livetape.gateway.transports.ways import Ways
-from livetape.observability import get_logger
+from livetape.observability import Metrics, NoMetrics, get_logger
 
 logger = get_logger(__name__)
 
@@ -68,8 +68,9 @@ class RingSender(Sender, Ways):
     wait, get their frames by their writers. For one event loop.
     """
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, metrics: Metrics | None = None) -> None:
         self._ring: Ring | None = ring
+        self._metrics = metrics or NoMetrics()
         self._plain = PlainSender()
         self._busy: set[_Way] = set()
         """Those to whose transports something was written since nothing waited there."""
@@ -201,6 +202,7 @@ class RingSender(Sender, Ways):
         Raises all but a `RingError` on.
         """
         logger.error("sockets are cut off: %s", error, extra={"action": "ring_broken"})
+        self._metrics.count("internal_errors_total", part="ring")
         self.close()
         for writer in writers:
             if isinstance(writer, _Way):
@@ -225,10 +227,10 @@ def _waiting(transport: asyncio.Transport) -> int:
     return transport.is_closing() or transport.get_write_buffer_size()
 
 
-def open_sender() -> RingSender | None:
+def open_sender(metrics: Metrics | None = None) -> RingSender | None:
     """None where the system has no ring for us; then frames leave by the writers alone."""
     try:
-        return RingSender(Ring())
+        return RingSender(Ring(), metrics)
     except RingError as error:
         logger.info("each frame is sent by itself: %s", error, extra={"action": "no_ring"})
         return None
