@@ -44,7 +44,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("dev", print_blob=True, deadline=None, suppress_health_check=UNHURRIED)
 hypothesis.settings.load_profile("ci" if CI else "dev")
 
-PARTS = {"serial": "alone", "heavy": "pairs", "browser": "pairs"}
+PARTS = {"serial": "alone", "heavy": "pairs", "browser": "alone"}
 """Mark -> the part of `scripts/test` that its tests are in. All others are in "shared"."""
 
 LONG_S = 180
