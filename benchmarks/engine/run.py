@@ -202,7 +202,7 @@ def flat(bench: Bench) -> dict[str, Any]:
 
 
 def stop(bench: Bench) -> dict[str, Any]:
-    """All stopped at once, half of them running, leases renewed every 30 s."""
+    """All stopped at once, half of them running and half of them queued, leases renewed every 30 s."""
     found = site.measure_stop(_new(bench, "stop"), bench.times(200, 40))
     figures = found | {"seconds": spread(found["seconds"]), "seconds_of_running": spread(found["seconds_of_running"])}
     what = f"stop of {found['executions']}, {found['running']} running: request to end"

@@ -91,7 +91,7 @@ def measure_start(folder: Path, times: int) -> dict[str, list[float]]:
 
 
 def measure_stop(folder: Path, executions: int, renew_s: float = 30.0) -> dict[str, Any]:
-    """Stop them all at once, half of them running: seconds from each request to `ended_at`.
+    """Stop them all at once, half of them running and half of them queued: seconds from each request to `ended_at`.
 
     Leases are renewed every 30 s only: whoever waits for that is seen at once.
     """
@@ -129,7 +129,8 @@ async def _stop_all(deployment: Deployment, created: dict[str, Any], executions:
             at, _ = await post(http, f"/api/graphs/{created['id']}/executions/{execution}/stop")
             sent[execution] = at
 
-        await asyncio.gather(*(stop(execution) for execution in ids))
+        # The last first: were the running ones stopped first, the others would take their slots before their turn came.
+        await asyncio.gather(*(stop(execution) for execution in reversed(ids)))
         answered = time.time()
         async with asyncio.timeout(120):
             while await counted(connection, "TERMINATED") < executions:
