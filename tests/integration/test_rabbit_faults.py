@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,26 @@ BACK_S = 60.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
     """One for this file. A test that stops it starts it again."""
-    with running(RabbitServer(tmp_path_factory.mktemp("rabbitmq"))) as server:
+    with running(RabbitServer(tmp_path_factory.mktemp("rabbitmq"))) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, made_for_engines(server)).result()
         yield server
+
+
+async def made_for_engines(server: RabbitServer) -> None:
+    """The queues of engines are there, and on disk: it confirmed a message that came after them.
+
+    A broker that is killed in the milliseconds in which it makes a queue may have no leader for that queue ever after
+    (docs/howto/rabbitmq.md), and an engine makes queues whenever it likes. So those of a test are made before a kill.
+    """
+    ports = from_url(server.url)
+    await confirmed(ports.queue)
+    await ports.close()
+
+
+async def confirmed(queue: Queue) -> None:
+    await queue.put(Doorbell("nobody"))
+    (delivery,) = await taken(queue)
+    await queue.ack(delivery)
 
 
 @pytest.fixture
@@ -129,6 +149,7 @@ async def test_a_broker_that_is_killed_keeps_what_it_confirmed(server: RabbitSer
 async def test_who_waits_for_a_doorbell_waits_on(server: RabbitServer, open_ports: OpenPorts) -> None:
     """At consume: the broker goes and comes while a worker has nothing to do."""
     taking, putting = open_ports().queue, open_ports().queue
+    await confirmed(putting)
     waiting = asyncio.ensure_future(taking.take(1))
     await asyncio.sleep(0.5)
     await in_thread(server.kill)
@@ -159,6 +180,39 @@ async def test_nothing_need_be_there_at_the_start(server: RabbitServer, open_por
             await asyncio.sleep(0.1)
     listening.cancel()
     await asyncio.wait({listening})
+
+
+ELECT = """[ra:trigger_election(amqqueue:get_pid(Q)) ||
+    Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue]."""
+"""What docs/howto/rabbitmq.md advises where queues have no leader."""
+
+
+async def test_queues_without_a_leader_go_on_when_one_is_elected(tmp_path: Path) -> None:
+    """As a broker does that was killed when it had noted the queues and not yet begun with them."""
+    page = (Path(__file__).parents[2] / "docs/howto/rabbitmq.md").read_text()
+    assert ELECT in page
+    with running(RabbitServer(tmp_path / "rabbitmq")) as server:
+        await in_thread(lambda: asyncio.run(made_for_engines(server)))
+        await in_thread(server.kill)
+        (begun,) = server.folder.glob("mnesia/*/quorum")
+        shutil.rmtree(begun)
+        await in_thread(server.start)
+        ports = from_url(server.url, patience_s=PATIENCE_S)
+        await away(ports.queue.put(Doorbell("e")))
+        waiting = asyncio.ensure_future(ports.queue.take(1))
+        await asyncio.sleep(2 * PATIENCE_S)
+        assert "does not answer" in ports.queue.problem
+        await in_thread(lambda: server.ctl("eval", ELECT))
+        await put_at_last(ports.queue, Doorbell("e"))
+        assert await asyncio.wait_for(waiting, BACK_S)
+        await in_thread(lambda: server.ctl("eval", ELECT))  # with leaders nothing changes
+        await ports.queue.put(Doorbell("after"))
+        seen: set[str] = set()
+        while "after" not in seen:
+            for delivery in await taken(ports.queue):
+                seen.add(delivery.doorbell.graph_exec_id)
+                await ports.queue.ack(delivery)
+        await ports.close()
 
 
 # ---- silent and cut --------------------------------------------------------------------------------------------------
