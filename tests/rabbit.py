@@ -24,9 +24,9 @@ ERLANG: Final = (
     "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
     " -rabbit dead_letter_worker_publisher_confirm_timeout 3000"
 )
-"""Loopback only, and no schedulers that spin while they wait: others use the machine. And where a delay
-ends while the broker starts, the queue behind it may not be there yet and confirm nothing: the broker sends it again
-after three seconds instead of three minutes (docs/howto/rabbitmq.md)."""
+"""Loopback only, and no schedulers that spin while they wait: others use the machine. And where a delay ends
+while the broker starts, the queue behind it may not be there yet and confirm nothing: the broker sends it again after
+three seconds instead of three minutes (docs/howto/rabbitmq.md)."""
 
 
 def script(name: str) -> str:

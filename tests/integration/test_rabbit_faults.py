@@ -99,6 +99,16 @@ async def taken(queue: Queue, limit: int = 10, *, seconds: float = BACK_S) -> li
         return await queue.take(limit)
 
 
+async def rung(queue: Queue, wanted: set[str]) -> set[str]:
+    """What it brought, acknowledged, until all that was wanted has come."""
+    seen: set[str] = set()
+    while not wanted <= seen:
+        for delivery in await taken(queue):
+            seen.add(delivery.doorbell.graph_exec_id)
+            await queue.ack(delivery)
+    return seen
+
+
 async def away(call: Awaitable[object]) -> None:
     """It says so, in time."""
     async with asyncio.timeout(AT_ONCE_S):
@@ -139,11 +149,9 @@ async def test_a_broker_that_is_killed_keeps_what_it_confirmed(server: RabbitSer
     assert not waiting.done()
     await in_thread(server.start)
     seen = {delivery.doorbell.graph_exec_id for delivery in await asyncio.wait_for(waiting, BACK_S)}
-    while len(seen) < 21:
-        for delivery in await taken(queue):
-            seen.add(delivery.doorbell.graph_exec_id)
-            await queue.ack(delivery)
-    assert seen - {"refused"} == {"later", *(f"e{n}" for n in range(20))}
+    confirmed_before = {"later", *(f"e{n}" for n in range(20))}
+    seen |= await rung(queue, confirmed_before - seen)
+    assert seen - {"refused"} == confirmed_before
 
 
 async def test_who_waits_for_a_doorbell_waits_on(server: RabbitServer, open_ports: OpenPorts) -> None:
@@ -187,32 +195,28 @@ ELECT = """[ra:trigger_election(amqqueue:get_pid(Q)) ||
 """What docs/howto/rabbitmq.md advises where queues have no leader."""
 
 
-async def test_queues_without_a_leader_go_on_when_one_is_elected(tmp_path: Path) -> None:
+async def test_queues_without_a_leader_go_on_when_one_is_elected(open_ports: OpenPorts, tmp_path: Path) -> None:
     """As a broker does that was killed when it had noted the queues and not yet begun with them."""
     page = (Path(__file__).parents[2] / "docs/howto/rabbitmq.md").read_text()
     assert ELECT in page
     with running(RabbitServer(tmp_path / "rabbitmq")) as server:
-        await in_thread(lambda: asyncio.run(made_for_engines(server)))
+        queue = open_ports(server.port).queue
+        await confirmed(queue)
         await in_thread(server.kill)
         (begun,) = server.folder.glob("mnesia/*/quorum")
         shutil.rmtree(begun)
         await in_thread(server.start)
-        ports = from_url(server.url, patience_s=PATIENCE_S)
-        await away(ports.queue.put(Doorbell("e")))
-        waiting = asyncio.ensure_future(ports.queue.take(1))
-        await asyncio.sleep(2 * PATIENCE_S)
-        assert "does not answer" in ports.queue.problem
+        waiting = asyncio.ensure_future(queue.take(1))
+        async with asyncio.timeout(BACK_S):
+            while "does not answer" not in queue.problem:
+                await asyncio.sleep(0.02)
+        await away(queue.put(Doorbell("e")))
         await in_thread(lambda: server.ctl("eval", ELECT))
-        await put_at_last(ports.queue, Doorbell("e"))
+        await put_at_last(queue, Doorbell("e"))
         assert await asyncio.wait_for(waiting, BACK_S)
         await in_thread(lambda: server.ctl("eval", ELECT))  # with leaders nothing changes
-        await ports.queue.put(Doorbell("after"))
-        seen: set[str] = set()
-        while "after" not in seen:
-            for delivery in await taken(ports.queue):
-                seen.add(delivery.doorbell.graph_exec_id)
-                await ports.queue.ack(delivery)
-        await ports.close()
+        await queue.put(Doorbell("after"))
+        await rung(queue, {"after"})
 
 
 # ---- silent and cut --------------------------------------------------------------------------------------------------
@@ -383,11 +387,7 @@ async def test_what_was_written_while_the_broker_was_away_is_rung_when_it_is_bac
             assert await doorbells.depth() == 20
             assert any("wait in the database" in forwarder.problem for forwarder in forwarders)
             await in_thread(server.start)
-            seen: set[str] = set()
-            while len(seen - {"first"}) < 20:
-                for delivery in await taken(other.queue):
-                    seen.add(delivery.doorbell.graph_exec_id)
-                    await other.queue.ack(delivery)
+            await rung(other.queue, {f"e{n}" for n in range(20)})
             async with asyncio.timeout(BACK_S):
                 while await doorbells.depth() or any(forwarder.problem for forwarder in forwarders):
                     await asyncio.sleep(0.1)
